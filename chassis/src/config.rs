@@ -15,7 +15,7 @@ pub use secret::Secret;
 mod parse;
 mod secret;
 
-/// The exit code of a process whose configuration is wrong (EX_USAGE in sysexits.h).
+/// The exit code of a process whose configuration is wrong (`EX_USAGE` in sysexits.h).
 pub const EXIT_CONFIG: u8 = 64;
 
 /// Every mistake found in a configuration.

@@ -419,13 +419,15 @@ mod tests {
         let metrics = Metrics::register(&registry).unwrap();
         metrics.appends_total.get(Outcome::Conflict).inc();
         metrics.sockets.set(3);
+        metrics.append_seconds.observe(0.001);
+        metrics.read_seconds.get(Outcome::Conflict).observe(0.5);
         let text = String::from_utf8(encode(&registry).unwrap()).unwrap();
         for line in [
             "# HELP natter_test_sockets Sockets that are open now.",
             "natter_test_sockets 3",
             "natter_test_appends_total{outcome=\"ok\"} 0",
             "natter_test_appends_total{outcome=\"conflict\"} 1",
-            "natter_test_append_seconds_count 0",
+            "natter_test_append_seconds_count 1",
             "natter_test_read_seconds_bucket{outcome=\"ok\",le=\"0.1\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");

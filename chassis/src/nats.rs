@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Subscriber, ToSubject, jetstream};
+use async_nats::{Client, ConnectOptions, HeaderMap, Subscriber, ToSubject, jetstream};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +24,11 @@ pub use append::{Ack, Append, PublishError, Unknown};
 pub use error::{ApiError, NatsError, RequestError, SendError};
 pub use stream::{StoredMessage, StreamState};
 
+use events::{COMPONENT, NEVER_CONNECTED};
+
 mod append;
 mod error;
+mod events;
 mod stream;
 
 /// Two missed pings end a connection, so a silent network costs about 10 seconds.
@@ -43,10 +46,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a closing connection may take to hand over what is queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Waits between attempts to connect again: short, because every client waits for the owner.
+/// Waits between attempts to connect again: short, because every client waits for them.
 const RECONNECT: Bounds = Bounds {
     first: Duration::from_millis(100),
-    max: Duration::from_secs(2),
+    max: Duration::from_secs(1),
 };
 
 /// Messages that a subscription holds before it drops the newest.
@@ -88,7 +91,7 @@ pub async fn connect(arguments: &NatsArgs, name: &str, health: &Health) -> Resul
     let servers = arguments.servers(&mut problems);
     let credentials = arguments.credentials(&mut problems);
     problems.finish()?;
-    health.set_down(COMPONENT, "not connected yet");
+    health.set_down(COMPONENT, NEVER_CONNECTED);
     let slow_consumers = Arc::<AtomicU64>::default();
     let mut options = ConnectOptions::new()
         .name(name)
@@ -101,11 +104,7 @@ pub async fn connect(arguments: &NatsArgs, name: &str, health: &Health) -> Resul
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         .client_capacity(SENDER_CAPACITY)
         .custom_inbox_prefix(INBOX_PREFIX)
-        .event_callback(on_event(
-            name.to_owned(),
-            health.clone(),
-            Arc::clone(&slow_consumers),
-        ));
+        .event_callback(events::callback(name, health, Arc::clone(&slow_consumers)));
     if let Some((user, password)) = credentials {
         options = options.user_and_password(user, password.expose().to_owned());
     }
@@ -121,8 +120,6 @@ pub async fn connect(arguments: &NatsArgs, name: &str, health: &Health) -> Resul
     })
 }
 
-const COMPONENT: &str = "nats";
-
 /// The wait before attempt number `attempts`: none at first, then full jitter.
 fn reconnect_wait(attempts: usize) -> Duration {
     if attempts <= 1 {
@@ -134,39 +131,6 @@ fn reconnect_wait(attempts: usize) -> Duration {
         .map(|_| backoff.next_wait())
         .last()
         .unwrap_or(RECONNECT.first)
-}
-
-fn on_event(
-    name: String,
-    health: Health,
-    slow_consumers: Arc<AtomicU64>,
-) -> impl Fn(Event) -> std::future::Ready<()> + Send + Sync + 'static {
-    move |event| {
-        match event {
-            Event::Connected => health.set_ready(COMPONENT),
-            Event::Disconnected => health.set_down(COMPONENT, "disconnected"),
-            Event::SlowConsumer(_) => {
-                let dropped = slow_consumers.fetch_add(1, Ordering::Relaxed) + 1;
-                // One event per dropped message: log the powers of two.
-                if dropped.is_power_of_two() {
-                    tracing::warn!(connection = %name, dropped, "a subscription was too slow, messages were dropped");
-                }
-            }
-            Event::LameDuckMode => {
-                tracing::warn!(connection = %name, "the NATS server is about to stop");
-            }
-            Event::Draining | Event::Closed => {
-                tracing::debug!(connection = %name, "NATS connection: {event}");
-            }
-            Event::ServerError(error) => {
-                tracing::warn!(connection = %name, %error, "the NATS server reports an error");
-            }
-            Event::ClientError(error) => {
-                tracing::warn!(connection = %name, %error, "the NATS connection has a problem");
-            }
-        }
-        std::future::ready(())
-    }
 }
 
 impl Nats {
@@ -203,8 +167,10 @@ impl Nats {
             loop {
                 if self.is_connected() {
                     health.set_ready(COMPONENT);
+                } else if self.connects() == 0 {
+                    health.set_down(COMPONENT, NEVER_CONNECTED);
                 } else {
-                    health.set_down(COMPONENT, "disconnected");
+                    health.set_down(COMPONENT, events::DISCONNECTED);
                 }
                 tokio::time::sleep(HEALTH_CHECK).await;
             }
@@ -346,18 +312,27 @@ impl Nats {
         Ok(subscriber)
     }
 
-    /// Waits until all that was sent before has been written to the connection.
+    /// Waits until the server has processed all that was sent before on this connection.
+    ///
+    /// A round trip: async-nats' own flush ends when the bytes have left, and then a subscription
+    /// may not be known to a publisher on another connection.
     ///
     /// # Errors
-    /// If the connection does not stand or does not take it in time.
+    /// If the connection does not stand or the server does not answer in time.
     pub async fn flush(&self) -> Result<(), SendError> {
-        if !self.is_connected() {
-            return Err(SendError::Disconnected);
+        // Nobody listens on a fresh inbox, and saying so is an answer.
+        let nobody = self.client.new_inbox();
+        match self
+            .request(nobody, HeaderMap::new(), Bytes::new(), REQUEST_TIMEOUT)
+            .await
+        {
+            Ok(_) | Err(RequestError::NoResponders) => Ok(()),
+            Err(RequestError::Timeout) => Err(SendError::Timeout),
+            Err(RequestError::Disconnected) => Err(SendError::Disconnected),
+            Err(RequestError::Invalid(error) | RequestError::Failed(error)) => {
+                Err(SendError::Failed(Box::new(error)))
+            }
         }
-        let flushed = tokio::time::timeout(REQUEST_TIMEOUT, self.client.flush()).await;
-        flushed
-            .map_err(late)?
-            .map_err(|error| SendError::Failed(Box::new(error)))
     }
 
     /// Hands over what is queued and closes the connection.

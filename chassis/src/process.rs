@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use prometheus::Registry;
+use prometheus::process_collector::ProcessCollector;
 use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 
@@ -124,7 +125,7 @@ impl RunError {
     }
 }
 
-/// The exit code after a failure that is not the configuration's (EX_SOFTWARE).
+/// The exit code after a failure that is not the configuration's (`EX_SOFTWARE`).
 pub const EXIT_FAILURE: u8 = 70;
 
 impl Default for Process {
@@ -141,7 +142,7 @@ impl Process {
             shutdown: Shutdown::default(),
             failure: Failure::default(),
             health: Health::new(),
-            registry: Registry::new(),
+            registry: registry(),
             clock: Clock::system(),
         }
     }
@@ -178,6 +179,14 @@ impl Process {
             instance,
         })
     }
+}
+
+/// A registry with the process's own CPU, memory and file descriptors.
+fn registry() -> Registry {
+    let registry = Registry::new();
+    let collector = Box::new(ProcessCollector::for_self());
+    registry.register(collector).expect("the registry is empty");
+    registry
 }
 
 /// The component that says whether a service has started and is not stopping.
@@ -316,4 +325,105 @@ pub(crate) fn random_alphanumeric(length: usize) -> String {
     (0..length)
         .map(|_| char::from(rng.sample(rand::distr::Alphanumeric)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Which services have stopped, in order.
+    type Stopped = Arc<Mutex<Vec<&'static str>>>;
+
+    /// Nobody listens there: a context must do without a broker.
+    fn nowhere() -> NatsArgs {
+        NatsArgs::to("nats://127.0.0.1:1")
+    }
+
+    async fn service(process: &Process, name: &'static str, stopped: &Stopped) -> Service {
+        let context = process.context(name, &nowhere()).await.unwrap();
+        let (shutdown, stopped) = (context.shutdown.clone(), Arc::clone(stopped));
+        let run = Box::pin(async move {
+            shutdown.cancelled().await;
+            stopped.lock().unwrap().push(name);
+            Ok(())
+        });
+        Service {
+            name,
+            context,
+            grace: Duration::from_secs(20),
+            run,
+        }
+    }
+
+    #[tokio::test]
+    async fn services_stop_one_after_another_in_the_order_given() {
+        let (process, stopped) = (Process::new(), Stopped::default());
+        let mut services = Vec::new();
+        for name in ["gateway", "messages", "history"] {
+            services.push(service(&process, name, &stopped).await);
+        }
+        services[0].context.started();
+        process.shutdown.gently.cancel();
+        let context = services[0].context.clone();
+        supervise(&process, services).await.unwrap();
+        assert_eq!(*stopped.lock().unwrap(), ["gateway", "messages", "history"]);
+        assert!(
+            !context.health.ready(),
+            "a service that has stopped is not ready"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_task_stops_every_service_and_is_the_error() {
+        let (process, stopped) = (Process::new(), Stopped::default());
+        let services = vec![
+            service(&process, "gateway", &stopped).await,
+            service(&process, "messages", &stopped).await,
+        ];
+        services[1]
+            .context
+            .tasks
+            .spawn("writer", async { panic!("out of order") });
+        let error = supervise(&process, services).await.unwrap_err();
+        assert_eq!(error.line(), "task writer of messages failed: out of order");
+        assert_eq!(error.exit_code(), EXIT_FAILURE);
+        assert_eq!(stopped.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_unasked_ends_the_process() {
+        let (process, stopped) = (Process::new(), Stopped::default());
+        let mut early = service(&process, "history", &stopped).await;
+        early.run = Box::pin(std::future::ready(Ok(())));
+        let services = vec![service(&process, "messages", &stopped).await, early];
+        let error = supervise(&process, services).await.unwrap_err();
+        assert_eq!(error.line(), "service history ended by itself");
+        assert_eq!(*stopped.lock().unwrap(), ["messages"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_signal_stops_the_waiting() {
+        let (process, stopped) = (Process::new(), Stopped::default());
+        let mut stuck = service(&process, "gateway", &stopped).await;
+        stuck.run = Box::pin(std::future::pending());
+        stuck.grace = Duration::from_secs(3_600);
+        process.shutdown.gently.cancel();
+        process.shutdown.at_once.cancel();
+        let before = tokio::time::Instant::now();
+        supervise(&process, vec![stuck]).await.unwrap();
+        assert!(before.elapsed() < Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn every_context_has_an_instance_id_of_its_own() {
+        let process = Process::new();
+        let one = process.context("gateway", &nowhere()).await.unwrap();
+        let other = process.context("gateway", &nowhere()).await.unwrap();
+        assert_ne!(one.instance, other.instance);
+        assert!(
+            one.instance.len() == 12 && one.instance.bytes().all(|b| b.is_ascii_alphanumeric())
+        );
+    }
 }

@@ -38,12 +38,27 @@ pub fn init(arguments: &LogArgs) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// The filter of `text`, with async-nats at warn unless `text` says otherwise: it logs every event
-/// of a connection at info, and ours are logged by [`crate::nats`] already.
+/// Libraries that log every step of a connection or worker at info; what matters of it we log.
+const QUIET: [&str; 3] = ["async_nats", "actix_server", "actix_web"];
+
+/// The filter of `text`, with chatty libraries at warn unless `text` names them.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, ParseError> {
-    if text.contains("async_nats") {
-        EnvFilter::builder().parse(text)
-    } else {
-        EnvFilter::builder().parse(format!("{text},async_nats=warn"))
+    let quiet = QUIET.iter().filter(|target| !text.contains(*target));
+    let filter = quiet.fold(text.to_owned(), |filter, target| {
+        format!("{filter},{target}=warn")
+    });
+    EnvFilter::builder().parse(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chatty_libraries_are_quiet_unless_asked_for() {
+        let shown = filter("info").unwrap().to_string();
+        assert!(shown.contains("async_nats=warn"), "{shown}");
+        let shown = filter("info,async_nats=debug").unwrap().to_string();
+        assert!(!shown.contains("async_nats=warn"), "{shown}");
     }
 }

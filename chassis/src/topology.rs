@@ -6,24 +6,19 @@ use std::time::Duration;
 
 use async_nats::jetstream::kv;
 use clap::Args;
-use serde_json::{Map, Value, json};
+use protocol::subject::LOG_EPOCH_METADATA as LOG_ID;
+pub use protocol::subject::{LEASE_BUCKET, LOG_STREAM};
+use serde_json::{Value, json};
 
 use crate::backoff;
 use crate::config::Problems;
 use crate::nats::{ApiError, Nats, StreamState};
 use crate::process::{Context, random_alphanumeric};
 
-/// The log: the one stream that holds every event.
-pub const LOG_STREAM: &str = "NATTER_LOG";
+use settings::{LEASE_STREAM, Settings, changes, lease_settings, log_settings, nanos, object};
 
-/// The key-value bucket of the partitions' leases.
-pub const LEASE_BUCKET: &str = "NATTER_LEASE";
-
-/// The stream below the lease bucket.
-const LEASE_STREAM: &str = "KV_NATTER_LEASE";
-
-/// The metadata entry with the log's id, which tells one log from another that took its place.
-const LOG_ID: &str = "natter-log-epoch";
+mod keep;
+mod settings;
 
 /// Letters and digits in a log id.
 const LOG_ID_LENGTH: usize = 12;
@@ -31,11 +26,8 @@ const LOG_ID_LENGTH: usize = 12;
 /// The oldest nats-server that all of natter works with.
 const SERVER_MIN: (i64, i64, i64) = (2, 15, 0);
 
-/// How long the broker remembers message ids: as short as it allows, since we use none.
-const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
-
-/// How long the marker of an expired lease stays.
-const LEASE_MARKER_TTL: Duration = Duration::from_secs(10);
+/// The streams' name on the health board.
+const COMPONENT: &str = "streams";
 
 /// The server's code for "a stream of that name exists with other settings".
 const NAME_IN_USE: u64 = 10_058;
@@ -167,9 +159,6 @@ impl TopologyError {
     }
 }
 
-/// Settings of a stream, by their names in the API.
-type Settings = Map<String, Value>;
-
 /// Creates the log and the lease bucket, or brings them up to date.
 ///
 /// Safe to run from many processes at once, and again at each start.
@@ -192,19 +181,23 @@ pub async fn provision(nats: &Nats, config: &TopologyConfig) -> Result<LogInfo, 
             .map_or_else(String::new, |info| info.version);
         return Err(TopologyError::ServerTooOld { found });
     }
-    ensure(nats, LEASE_STREAM, &lease_settings(config), Settings::new()).await?;
+    ensure(nats, LEASE_STREAM, &lease_settings(config), None).await?;
     let created_with = json!({"metadata": {LOG_ID: random_alphanumeric(LOG_ID_LENGTH)}});
     let log = ensure(
         nats,
         LOG_STREAM,
         &log_settings(config),
-        object(created_with),
+        Some(object(created_with)),
     )
     .await?;
     log_info(&log)
 }
 
-/// Provisions, waiting for JetStream as long as it takes.
+/// Provisions, waiting for JetStream as long as it takes, and keeps watch from then on.
+///
+/// The watch makes the lease bucket again when a lone broker has lost it in a restart (it is in
+/// memory), and reports a log that has vanished or was replaced as down; it never makes the log
+/// again, since what was in it is lost and somebody has to decide.
 ///
 /// # Errors
 /// If the streams cannot be brought into shape, or the context is told to stop meanwhile.
@@ -212,7 +205,7 @@ pub async fn provision_when_ready(
     context: &Context,
     config: &TopologyConfig,
 ) -> Result<LogInfo, TopologyError> {
-    context.health.set_down("streams", "not provisioned yet");
+    context.health.set_down(COMPONENT, "not provisioned yet");
     let attempt = || async {
         match provision(&context.nats, config).await {
             Err(error) if error.is_temporary() => Err(Chain(error)),
@@ -235,7 +228,14 @@ pub async fn provision_when_ready(
         .await
         .flatten()
         .unwrap_or(Err(TopologyError::Stopped))?;
-    context.health.set_ready("streams");
+    context.health.set_ready(COMPONENT);
+    let (keeper, stop) = (
+        keep::Keeper::new(context, config, &info),
+        context.shutdown.clone(),
+    );
+    context.tasks.spawn("topology", async move {
+        stop.run_until_cancelled(keeper.run()).await;
+    });
     Ok(info)
 }
 
@@ -281,64 +281,11 @@ pub async fn leases(
     nats.jetstream.get_key_value(LEASE_BUCKET).await
 }
 
-fn log_settings(config: &TopologyConfig) -> Settings {
-    object(json!({
-        "name": LOG_STREAM,
-        "description": "natter's log: every event, in group commits per partition",
-        "subjects": ["log.*"],
-        "storage": "file",
-        "retention": "limits",
-        "num_replicas": config.stream_replicas,
-        "max_age": nanos(Duration::from_secs(config.stream_max_age_seconds)),
-        // Limits by age only: the last record of a partition must outlive everything before it, and
-        // a limit that someone adds by hand must refuse the new, not forget the old.
-        "max_msgs": -1,
-        "max_bytes": -1,
-        "max_msgs_per_subject": -1,
-        "max_msg_size": -1,
-        "discard": "new",
-        "discard_new_per_subject": false,
-        "deny_delete": true,
-        "deny_purge": true,
-        "allow_rollup_hdrs": false,
-        "allow_msg_ttl": false,
-        "allow_direct": true,
-        "no_ack": false,
-        "sealed": false,
-        "duplicate_window": nanos(DUPLICATE_WINDOW),
-        "republish": {"src": "log.*", "dest": "live.{{wildcard(1)}}"},
-    }))
-}
-
-fn lease_settings(config: &TopologyConfig) -> Settings {
-    object(json!({
-        "name": LEASE_STREAM,
-        "description": "natter's leases: who works on which partition",
-        "subjects": [format!("$KV.{LEASE_BUCKET}.>")],
-        "storage": "memory",
-        "retention": "limits",
-        "num_replicas": config.stream_replicas,
-        "max_age": 0,
-        "max_msgs": -1,
-        "max_bytes": -1,
-        "max_msgs_per_subject": 1,
-        "max_msg_size": -1,
-        "discard": "new",
-        "deny_delete": true,
-        "deny_purge": false,
-        "allow_rollup_hdrs": true,
-        "allow_msg_ttl": true,
-        "subject_delete_marker_ttl": nanos(LEASE_MARKER_TTL),
-        "allow_direct": true,
-        "sealed": false,
-    }))
-}
-
 async fn ensure(
     nats: &Nats,
     stream: &'static str,
     wanted: &Settings,
-    created_with: Settings,
+    created_with: Option<Settings>,
 ) -> Result<StreamState, TopologyError> {
     let api = |doing| move |source| TopologyError::Api { doing, source };
     if let Some(found) = nats
@@ -349,7 +296,7 @@ async fn ensure(
         return bring_up_to_date(nats, stream, found, wanted).await;
     }
     let mut config = wanted.clone();
-    config.extend(created_with);
+    config.extend(created_with.unwrap_or_default());
     match nats.create_stream(stream, &config).await {
         Ok(created) => {
             tracing::info!(stream, "created stream {stream}");
@@ -393,69 +340,6 @@ async fn bring_up_to_date(
     })
 }
 
-/// The settings that have to change, or the first that had to and cannot.
-fn changes(
-    stream: &'static str,
-    found: &Settings,
-    wanted: &Settings,
-) -> Result<Settings, TopologyError> {
-    let mut changes = Settings::new();
-    for (setting, wanted) in wanted {
-        let found = found.get(setting).unwrap_or(&Value::Null);
-        if same(found, wanted) || (setting == "max_age" && keeps_longer(found, wanted)) {
-            continue;
-        }
-        if is_fixed(setting, found) {
-            return Err(TopologyError::Incompatible {
-                stream,
-                setting: setting.clone(),
-                found: found.clone(),
-                wanted: wanted.clone(),
-            });
-        }
-        changes.insert(setting.clone(), wanted.clone());
-    }
-    Ok(changes)
-}
-
-/// Whether the server refuses to change this setting from what it is.
-fn is_fixed(setting: &str, found: &Value) -> bool {
-    match setting {
-        "storage" | "retention" => true,
-        // These can be switched on, never off.
-        "sealed" | "deny_delete" | "deny_purge" | "allow_msg_ttl" => {
-            same(found, &Value::Bool(true))
-        }
-        _ => false,
-    }
-}
-
-/// The server leaves out what is at its default, and tells no limit as 0 or -1.
-fn same(found: &Value, wanted: &Value) -> bool {
-    let plain = |value: &Value| match value {
-        Value::Null | Value::Bool(false) => Value::Null,
-        Value::Number(number) if number.as_i64().is_some_and(|number| number <= 0) => Value::Null,
-        Value::Object(entries) => Value::Object(
-            entries
-                .iter()
-                .filter(|(_, v)| **v != Value::Bool(false))
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect(),
-        ),
-        other => other.clone(),
-    };
-    plain(found) == plain(wanted)
-}
-
-/// An age of 0 keeps for ever. History raises the age when it falls behind, and a start must not undo that.
-fn keeps_longer(found: &Value, wanted: &Value) -> bool {
-    match (found.as_u64(), wanted.as_u64()) {
-        (Some(0), Some(_)) => true,
-        (Some(found), Some(wanted)) => wanted != 0 && found > wanted,
-        (None, _) | (_, None) => false,
-    }
-}
-
 fn log_info(state: &StreamState) -> Result<LogInfo, TopologyError> {
     let max_age = state
         .config
@@ -472,19 +356,6 @@ fn log_info(state: &StreamState) -> Result<LogInfo, TopologyError> {
         last_seq: state.last_seq,
         max_age: Duration::from_nanos(max_age),
     })
-}
-
-fn object(value: Value) -> Settings {
-    match value {
-        Value::Object(entries) => entries,
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            Settings::new()
-        }
-    }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A temporary error with its causes, for the log line of the next attempt.

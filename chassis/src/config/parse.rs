@@ -47,7 +47,6 @@ pub fn parse_from<P: Parser>(
     };
     let mut problems = Problems::new();
     let mut command = P::command();
-    command.build();
     let mut error = first;
     loop {
         let complained = match error.kind() {
@@ -93,33 +92,38 @@ fn accept_anything(
     error: &clap::Error,
     problems: &mut Problems,
 ) -> usize {
-    let changed = accept_in(command, name);
+    // Only a built command displays its arguments as the error does, and only one that is not built
+    // may be changed.
+    let mut built = command.clone();
+    built.build();
+    let changed = accept_in(command, &built, name);
     if let Some(setting) = &changed {
         problems.add(setting, reason(error));
     }
     usize::from(changed.is_some())
 }
 
-fn accept_in(command: &mut Command, name: &str) -> Option<String> {
-    let own = command
-        .get_arguments()
-        .find(|argument| argument.to_string() == name);
+fn accept_in(command: &mut Command, built: &Command, name: &str) -> Option<String> {
     let mut setting = None;
-    if let Some(argument) = own {
+    if let Some(argument) = built
+        .get_arguments()
+        .find(|argument| argument.to_string() == name)
+    {
         let id = argument.get_id().clone();
         setting = Some(argument.get_env().map_or_else(
             || name.to_owned(),
             |variable| variable.to_string_lossy().into_owned(),
         ));
-        let taken = std::mem::take(command);
-        *command = taken.mut_arg(id, |argument| {
+        *command = std::mem::take(command).mut_arg(id, |argument| {
             argument
                 .required(false)
                 .value_parser(ValueParser::os_string())
         });
     }
     for sub in command.get_subcommands_mut() {
-        setting = setting.or(accept_in(sub, name));
+        if let Some(built) = built.find_subcommand(sub.get_name()) {
+            setting = accept_in(sub, built, name).or(setting);
+        }
     }
     setting
 }

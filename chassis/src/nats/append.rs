@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Subject, ToSubject};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -37,9 +37,10 @@ pub struct Append {
 
 impl Append {
     /// A message without headers that stays, with the usual timeout.
-    pub fn new(subject: impl ToSubject, payload: Bytes, expected: u64) -> Self {
+    #[must_use]
+    pub fn new(subject: impl Into<Subject>, payload: Bytes, expected: u64) -> Self {
         Self {
-            subject: subject.to_subject(),
+            subject: subject.into(),
             headers: HeaderMap::new(),
             payload,
             expected,
@@ -141,7 +142,7 @@ impl Nats {
     /// Cancel safety: not safe; a dropped future leaves the outcome unknown.
     pub async fn publish_expect(
         &self,
-        subject: impl ToSubject,
+        subject: impl Into<Subject>,
         payload: Bytes,
         headers: HeaderMap,
         expected: u64,

@@ -297,9 +297,15 @@ impl From<Info> for StreamState {
                 .collect(),
             Some(_) | None => BTreeMap::new(),
         };
+        let (first, last) = (info.state.first_seq, info.state.last_seq);
         Self {
-            first_seq: info.state.first_seq,
-            last_seq: info.state.last_seq,
+            // A stream that never held anything says 0.
+            first_seq: if info.state.messages == 0 {
+                first.max(last + 1)
+            } else {
+                first
+            },
+            last_seq: last,
             messages: info.state.messages,
             bytes: info.state.bytes,
             metadata,
