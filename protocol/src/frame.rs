@@ -4,6 +4,7 @@
 //! gateway, the Rust client and the tests agree; the bytes are pinned by `tests/vectors`.
 
 pub mod client;
+pub mod listing;
 pub mod server;
 
 pub use client::{ClientFrame, ClientOp, Hello, Window, parse_line};

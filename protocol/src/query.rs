@@ -351,6 +351,10 @@ pub struct CatchUp {
     pub missed: Vec<Missed>,
     /// The rooms that the user is in as of `applied`, for judging what comes next.
     pub rooms: Vec<RoomId>,
+    /// The answer would have been too large: it covers only what is up to [`Answer::applied`], which is
+    /// lowered accordingly. Send it, then ask again with that as `after`, before anything later.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// Facts about a user.
