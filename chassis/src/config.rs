@@ -77,7 +77,12 @@ pub struct NatsArgs {
     /// Servers to connect to, separated by commas.
     ///
     /// The default is a server on this machine, as `natter dev` starts it.
-    #[arg(long, env = "NATTER_NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    #[arg(
+        long,
+        env = "NATTER_NATS_URL",
+        hide_env_values = true,
+        default_value = "nats://127.0.0.1:4222"
+    )]
     pub nats_url: String,
     /// User to connect as; none by default, for servers without authentication.
     #[arg(long, env = "NATTER_NATS_USER")]

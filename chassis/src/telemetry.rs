@@ -60,5 +60,6 @@ mod tests {
         assert!(shown.contains("async_nats=warn"), "{shown}");
         let shown = filter("info,async_nats=debug").unwrap().to_string();
         assert!(!shown.contains("async_nats=warn"), "{shown}");
+        assert!(filter("").is_ok(), "an empty filter logs errors only");
     }
 }
