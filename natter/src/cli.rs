@@ -1,0 +1,60 @@
+//! The command line: what can be asked, and who answers.
+//!
+//! `--help` is the reference. Settings of services come from the environment, see each service's
+//! configuration; the flags here belong to the errands around them.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{child, dev, token};
+
+/// A self-hosted chat backend that never loses, reorders or repeats a message.
+#[derive(Debug, Parser)]
+#[command(name = "natter", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine, with a private nats-server and Postgres.
+    Dev(dev::Args),
+    /// Print a token signed with the development key.
+    Token(token::Args),
+    /// Become another program that dies with its parent.
+    #[command(hide = true)]
+    Child(child::Args),
+}
+
+/// Parses the command line and runs what it asks for.
+pub(crate) fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Child(args) => Err(child::exec(&args)),
+        Command::Token(args) => token::run(&args),
+        Command::Dev(args) => on_this_thread(dev::run(args)),
+    };
+    outcome.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::FAILURE
+    })
+}
+
+/// Drives `future` on the main thread: the kernel ties a child's death signal to the *thread* that
+/// spawned it, and only the main thread lives as long as the process.
+fn on_this_thread(
+    future: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}
+
+/// Prints an error and its causes, one line.
+fn complain(error: &anyhow::Error) {
+    // A closed stderr leaves nobody to tell.
+    drop(writeln!(std::io::stderr(), "natter: {error:#}"));
+}

@@ -1,0 +1,263 @@
+//! `natter dev`: everything on one machine, with a private nats-server and Postgres.
+//!
+//! It prepares folders and servers, then supervises: nats-server, Postgres, and natter's services as
+//! children. It serves nothing itself, so that a service's crash never takes the servers along.
+
+mod banner;
+mod identity;
+mod layout;
+mod nats_server;
+mod ports;
+mod postgres;
+mod probe;
+mod services;
+mod supervisor;
+mod tools;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::time::Instant;
+
+use self::banner::State;
+use self::layout::Layout;
+use self::ports::Claim;
+use self::supervisor::{Ended, Supervisor};
+use self::tools::Tools;
+use crate::token::{KEY_FILE, Key};
+
+/// Pause between two looks at a server that is starting.
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Arguments of `natter dev`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Public address; the next free port if it is taken.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Address for health and metrics; the next free port if it is taken.
+    #[arg(long, default_value = "127.0.0.1:9464")]
+    ops: SocketAddr,
+    /// Port of the private nats-server; the next free one if it is taken.
+    #[arg(long, default_value_t = 14_222)]
+    nats_port: u16,
+    /// Port of the private Postgres; the next free one if it is taken.
+    #[arg(long, default_value_t = 15_432)]
+    pg_port: u16,
+    /// Data folder.
+    #[arg(long, env = "NATTER_DATA", default_value = ".natter")]
+    data: PathBuf,
+    /// Forget all data first.
+    #[arg(long)]
+    fresh: bool,
+    /// Run each service as a process of its own.
+    #[arg(long)]
+    separate: bool,
+    /// Run nats-server and Postgres, and no service.
+    #[arg(long, conflicts_with = "separate")]
+    servers_only: bool,
+    /// Use this broker and start none.
+    #[arg(long, env = "NATTER_NATS_URL", hide_env_values = true)]
+    nats_url: Option<String>,
+    /// Use this database and start none.
+    #[arg(long, env = "NATTER_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// Where servers come from: installed, or pinned to ignore what is installed.
+    #[arg(long, env = "NATTER_TOOLS", default_value = "installed", value_enum)]
+    tools: ToolSource,
+    /// Only make the data folder and fetch the servers.
+    #[arg(long)]
+    prepare: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ToolSource {
+    Installed,
+    Pinned,
+}
+
+/// What is ready to be started.
+struct Prepared {
+    layout: Layout,
+    key: Key,
+    nats_server: Option<PathBuf>,
+    postgres: Option<PathBuf>,
+}
+
+/// Runs until Ctrl-C, SIGTERM or SIGHUP.
+///
+/// Must be driven by the main thread: the children die with the thread that spawned them.
+///
+/// # Errors
+///
+/// Something cannot be prepared, or a child keeps dying before all was ready.
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let started_at = Instant::now();
+    let prepared = prepare(&args)?;
+    if args.prepare {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let state_file = prepared.layout.state_file();
+    let mut supervisor = Supervisor::new(&prepared.layout)?;
+    let outcome = live(&args, &prepared, &mut supervisor, started_at).await;
+    // It may never have been written.
+    drop(std::fs::remove_file(&state_file));
+    supervisor.stop().await;
+    match outcome? {
+        Ended::Asked => Ok(ExitCode::SUCCESS),
+        Ended::Hopeless(error) => Err(error),
+    }
+}
+
+/// Everything slow that can be done before a child is watched; Ctrl-C still ends us by itself here.
+fn prepare(args: &Args) -> anyhow::Result<Prepared> {
+    let layout = Layout::open(&args.data, args.fresh)?;
+    let key = Key::read_or_make(&layout.data.join(KEY_FILE))?;
+    let tools = Tools {
+        folder: layout.tools.clone(),
+        pinned: args.tools == ToolSource::Pinned,
+        identity: layout.identity,
+    };
+    let major = postgres::major(&layout);
+    let (nats_server, postgres) = std::thread::scope(|scope| {
+        let nats_server = scope.spawn(|| match args.nats_url {
+            Some(_) => Ok(None),
+            None => tools.nats_server().map(Some),
+        });
+        let postgres = match args.database_url {
+            Some(_) => Ok(None),
+            None => tools.postgres(major).map(Some),
+        };
+        let nats_server = nats_server
+            .join()
+            .expect("looking for a program does not panic");
+        (nats_server, postgres)
+    });
+    let (nats_server, postgres) = (nats_server?, postgres?);
+    if let Some(programs) = &postgres {
+        postgres::initialise(&layout, programs)?;
+    }
+    Ok(Prepared {
+        layout,
+        key,
+        nats_server,
+        postgres,
+    })
+}
+
+/// Starts everything in order and watches it.
+async fn live(
+    args: &Args,
+    prepared: &Prepared,
+    supervisor: &mut Supervisor,
+    started_at: Instant,
+) -> anyhow::Result<Ended> {
+    let nats = Server::nats(args, prepared, supervisor)?;
+    let database = Server::postgres(args, prepared, supervisor)?;
+    if let Err(ended) = watched(supervisor, both_ready(&nats, &database)).await {
+        return Ok(ended);
+    }
+    let plan = services::Plan::new(args, &prepared.layout, &nats.url, &database.url)?;
+    for spec in plan.specs()? {
+        supervisor.add(spec);
+    }
+    if let Err(ended) = watched(supervisor, plan.ready()).await {
+        return Ok(ended);
+    }
+    supervisor.all_ready();
+    let state = plan.state();
+    write_state(&prepared.layout, &state)?;
+    banner::print(
+        &state,
+        &prepared.layout.data,
+        &prepared.key,
+        started_at.elapsed(),
+    )?;
+    Ok(supervisor.watch().await)
+}
+
+/// Drives `future` while children are watched; an error if the watch ends first.
+async fn watched<T>(
+    supervisor: &mut Supervisor,
+    future: impl Future<Output = T>,
+) -> Result<T, Ended> {
+    tokio::select! {
+        biased;
+        ended = supervisor.watch() => Err(ended),
+        done = future => Ok(done),
+    }
+}
+
+async fn both_ready(nats: &Server, database: &Server) {
+    let nats_ready = async {
+        if let Some(claim) = &nats.claim {
+            nats_server::ready(claim.address).await;
+        }
+    };
+    let database_ready = async {
+        if let Some(claim) = &database.claim {
+            postgres::ready(claim.address).await;
+        }
+    };
+    tokio::join!(nats_ready, database_ready);
+}
+
+/// The broker or the database: ours with a claimed port, or somebody else's.
+struct Server {
+    url: String,
+    claim: Option<Claim>,
+}
+
+impl Server {
+    fn nats(args: &Args, prepared: &Prepared, supervisor: &mut Supervisor) -> anyhow::Result<Self> {
+        let Some(program) = &prepared.nats_server else {
+            return Self::given(args.nats_url.as_ref(), "NATTER_NATS_URL");
+        };
+        let claim = ports::claim(loopback(args.nats_port))?;
+        supervisor.add(nats_server::prepare(
+            &prepared.layout,
+            program,
+            claim.address,
+        )?);
+        Ok(Self {
+            url: format!("nats://{}", claim.address),
+            claim: Some(claim),
+        })
+    }
+
+    fn postgres(
+        args: &Args,
+        prepared: &Prepared,
+        supervisor: &mut Supervisor,
+    ) -> anyhow::Result<Self> {
+        let Some(programs) = &prepared.postgres else {
+            return Self::given(args.database_url.as_ref(), "NATTER_DATABASE_URL");
+        };
+        let claim = ports::claim(loopback(args.pg_port))?;
+        supervisor.add(postgres::prepare(&prepared.layout, programs, claim.address));
+        Ok(Self {
+            url: postgres::url(claim.address),
+            claim: Some(claim),
+        })
+    }
+
+    fn given(url: Option<&String>, name: &str) -> anyhow::Result<Self> {
+        let url = url.cloned().with_context(|| format!("{name} is not set"))?;
+        Ok(Self { url, claim: None })
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Written aside and moved, so that who waits for it never reads half of it.
+fn write_state(layout: &Layout, state: &State) -> anyhow::Result<()> {
+    let path = layout.state_file();
+    let aside = path.with_extension("new");
+    std::fs::write(&aside, serde_json::to_vec_pretty(state)?)?;
+    std::fs::rename(&aside, &path).with_context(|| format!("write {}", path.display()))
+}
