@@ -57,8 +57,12 @@ pub(crate) struct Args {
     #[arg(long)]
     separate: bool,
     /// Run nats-server and Postgres, and no service.
-    #[arg(long, conflicts_with = "separate")]
+    #[arg(long, conflicts_with_all = ["separate", "services"])]
     servers_only: bool,
+    /// Which services to run; not all of them only as processes of their own.
+    #[arg(long, value_enum, value_delimiter = ',', requires = "separate")]
+    #[arg(default_values = ["history", "messages", "gateway"])]
+    services: Vec<services::Service>,
     /// Use this broker and start none.
     #[arg(long, env = "NATTER_NATS_URL", hide_env_values = true)]
     nats_url: Option<String>,

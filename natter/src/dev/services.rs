@@ -1,5 +1,6 @@
 //! natter's own services as children of `natter dev`: one process for all, or one for each.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -11,12 +12,39 @@ use super::{Args, probe};
 use crate::child::DeathSignal;
 use crate::token;
 
-/// All services in one process.
-const ALL: &[&str] = &["all"];
-/// One process each, in the order of starting; stopped from the end, so the gateway first.
-const SEPARATE: &[&str] = &["history", "messages", "gateway"];
+/// The subcommand, and so the name, of all services in one process.
+const ALL: &str = "all";
 /// A service gets this long to stop in order: the gateway's drain is the longest.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// Seconds over which the gateway asks its clients to move.
+const DRAIN: &str = "NATTER_GATEWAY_DRAIN_SECONDS";
+/// There is no other gateway to move to, and somebody waits for Ctrl-C.
+const DRAIN_SECONDS: &str = "1";
+
+/// A service that can be a process of its own, in the order of starting.
+///
+/// They are stopped from the end: the gateway, whose clients need the others to drain, is first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Service {
+    /// The archive.
+    History,
+    /// The order.
+    Messages,
+    /// Sockets and HTTP.
+    Gateway,
+}
+
+impl Service {
+    /// Its subcommand and the name of its process.
+    fn name(self) -> &'static str {
+        match self {
+            Self::History => "history",
+            Self::Messages => "messages",
+            Self::Gateway => "gateway",
+        }
+    }
+}
 
 /// Which processes, and where they listen.
 #[derive(Debug)]
@@ -41,14 +69,11 @@ impl Plan {
         database_url: &str,
     ) -> anyhow::Result<Self> {
         let listen = ports::claim(args.listen)?;
-        let names = match (args.servers_only, args.separate) {
-            (true, _) => &[],
-            (false, true) => SEPARATE,
-            (false, false) => ALL,
-        };
+        let names = names(args);
         let mut processes = Vec::new();
-        for name in names.iter().rev() {
-            processes.push((*name, ports::claim(args.ops)?));
+        // The gateway gets the wanted ops port, and the others the next ones.
+        for name in names.into_iter().rev() {
+            processes.push((name, ports::claim(args.ops)?));
         }
         processes.reverse();
         let place = reachable(listen.address);
@@ -68,7 +93,7 @@ impl Plan {
             pid: std::process::id(),
         };
         let key = layout.data.join(token::KEY_FILE);
-        let environment = vec![
+        let mut environment = vec![
             ("NATTER_NATS_URL", nats_url.to_owned()),
             ("NATTER_DATABASE_URL", database_url.to_owned()),
             ("NATTER_LISTEN", listen.address.to_string()),
@@ -80,6 +105,9 @@ impl Plan {
             ("NATTER_JWT_AUDIENCE", token::AUDIENCE.to_owned()),
             ("NATTER_DEV_TOKENS", "true".to_owned()),
         ];
+        if std::env::var_os(DRAIN).is_none() {
+            environment.push((DRAIN, DRAIN_SECONDS.to_owned()));
+        }
         Ok(Self {
             _listen: listen,
             processes,
@@ -139,6 +167,18 @@ impl Plan {
     /// Addresses of everything.
     pub(crate) fn state(&self) -> State {
         self.state.clone()
+    }
+}
+
+/// The processes in the order of starting.
+fn names(args: &Args) -> Vec<&'static str> {
+    match (args.servers_only, args.separate) {
+        (true, _) => Vec::new(),
+        (false, false) => vec![ALL],
+        (false, true) => {
+            let services: BTreeSet<Service> = args.services.iter().copied().collect();
+            services.into_iter().map(Service::name).collect()
+        }
     }
 }
 

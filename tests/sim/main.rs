@@ -1,0 +1,1 @@
+//! The simulator: the real cores under crashes, rival writers, lost and late answers.
