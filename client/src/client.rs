@@ -10,12 +10,11 @@ use crate::store::{Store, StoreError};
 use crate::update::{Follow, Update};
 use crate::{ConnectionState, connection::StopReason};
 use protocol::command::{Create, DeleteTarget, Read, Send, Write};
-use protocol::event::Role;
+use protocol::frame::listing::{MemberList, PublicRoomList};
 use protocol::frame::{Page, RoomSnapshot, Window};
 use protocol::query::ReadCommand;
 use protocol::request::Accepted;
 use protocol::{Cid, Refusal, RoomId, Seq, UserId};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::pin::Pin;
@@ -121,29 +120,6 @@ pub enum ClientError {
     /// The server's answer is not of the protocol.
     #[error("the answer is not of the protocol")]
     Answer(#[source] serde_json::Error),
-}
-
-/// A member of a room.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Member {
-    /// Who.
-    pub user: UserId,
-    /// Shown name, if known.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// What they may do.
-    #[serde(default)]
-    pub role: Role,
-}
-
-/// A page of members.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Members {
-    /// The members.
-    pub members: Vec<Member>,
-    /// Where the next page begins, if there is one.
-    #[serde(default)]
-    pub next: Option<String>,
 }
 
 /// A command that is durably queued.
@@ -400,9 +376,26 @@ impl Client {
         &self,
         room: &RoomId,
         cursor: Option<String>,
-    ) -> Result<Members, ClientError> {
+    ) -> Result<MemberList, ClientError> {
         self.typed(ReadCommand::Members {
             room: room.clone(),
+            cursor,
+            limit: None,
+        })
+        .await
+    }
+
+    /// A page of the public rooms, by name; `q` is a part of a name or topic.
+    ///
+    /// # Errors
+    /// See [`Self::ask`].
+    pub async fn discover(
+        &self,
+        q: Option<String>,
+        cursor: Option<String>,
+    ) -> Result<PublicRoomList, ClientError> {
+        self.typed(ReadCommand::Discover {
+            q,
             cursor,
             limit: None,
         })

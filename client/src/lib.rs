@@ -30,7 +30,7 @@ pub mod timeline;
 pub mod update;
 
 pub use client::{
-    Client, ClientError, Config, Member, Members, OpenError, StaticToken, Submitted, TokenError,
+    Client, ClientError, Config, OpenError, StaticToken, Status, Submitted, TokenError,
     TokenSource, Updates,
 };
 pub use connection::{ConnectionState, StopReason};
