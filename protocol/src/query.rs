@@ -324,8 +324,10 @@ pub struct Snapshots {
 }
 
 /// What one user missed in one room, in the order in which it is to be sent.
+///
+/// Externally tagged: serde reads an internally tagged enum through a buffer that raw JSON does not survive.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "t", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum Missed {
     /// Event after event, as they go to the client.
     Events {
@@ -450,6 +452,21 @@ mod tests {
         );
         assert_eq!(merge_ranges(all.clone(), 2), ranges(&[(1, 12), (50, 70)]));
         assert_eq!(merge_ranges(all, 1), ranges(&[(1, 70)]));
+    }
+
+    #[test]
+    fn what_was_missed_survives_json() {
+        let event = RawValue::from_string(r#"{"ev":"msg","seq":3}"#.to_owned()).unwrap();
+        let missed = Missed::Events {
+            room: RoomId::parse("r1").unwrap(),
+            events: vec![event],
+            gone: true,
+        };
+        let text = serde_json::to_string(&missed).unwrap();
+        let Missed::Events { events, gone, .. } = serde_json::from_str(&text).unwrap() else {
+            panic!("it was events: {text}")
+        };
+        assert_eq!((events[0].get(), gone), (r#"{"ev":"msg","seq":3}"#, true));
     }
 
     #[test]
