@@ -155,7 +155,7 @@ fn hash_fields(fields: &Map<String, Value>) -> Hash {
     Hash(hash.finalize().into())
 }
 
-/// Canonical JSON: keys sorted by bytes, no spaces. Independent of the map type that serde_json was built with.
+/// Canonical JSON: keys sorted by bytes, no spaces. Independent of the map type that `serde_json` was built with.
 fn write_object<'a>(out: &mut String, fields: impl Iterator<Item = (&'a String, &'a Value)>) {
     let mut sorted: Vec<_> = fields.collect();
     sorted.sort_unstable_by_key(|(key, _)| key.as_bytes());
@@ -255,7 +255,7 @@ mod tests {
                 .filter(|(k, _)| CONTENT_FIELDS.contains(&k.as_str())),
         );
         let mut hash = Sha256::new();
-        hash.update(fields["salt"].as_str().unwrap());
+        hash.update(fields.get("salt").and_then(Value::as_str).unwrap());
         hash.update(b"\n");
         hash.update(&content);
         let commit = URL_SAFE_NO_PAD.encode(hash.finalize());

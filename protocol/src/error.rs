@@ -208,11 +208,7 @@ impl CloseCode {
 /// Whether a client that was closed with this number should connect again by itself.
 #[must_use]
 pub const fn close_means_retry(number: u16) -> bool {
-    match number {
-        1002 | 1007 | 1009 => false,
-        4500..=4999 => false,
-        _ => true,
-    }
+    !matches!(number, 1002 | 1007 | 1009 | 4500..=4999)
 }
 
 #[cfg(test)]

@@ -350,7 +350,7 @@ mod tests {
         state
             .apply(&member(3, "bob", MemberChange::Joined), Hash::ZERO)
             .unwrap();
-        assert_eq!(state.members["bob"].since, Seq(2));
+        assert_eq!(state.members.get("bob").map(|m| m.since), Some(Seq(2)));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Properties of every parser: it takes anything without panicking, and what it takes it gives back.
 
-use proptest::prelude::*;
+use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use protocol::command::WriteCommand;
 use protocol::cursor::Cursor;
 use protocol::envelope::{Envelope, EnvelopeBuilder, EnvelopeId};
 use protocol::event::{LogEvent, SeqRange};
 use protocol::frame::{ServerFrame, parse_line};
 use protocol::query::merge_ranges;
+use std::hint::black_box;
+
 use protocol::{Cid, InstanceId, RoomId, Seq, Subject, UserId, chain};
 
 /// Text that looks enough like our lines to get past the first check.
@@ -53,26 +55,29 @@ fn line_like() -> impl Strategy<Value = String> {
     ]
 }
 
+fn lines_of(payload: &[u8]) -> usize {
+    Envelope::parse(payload).map_or(0, |envelope| envelope.lines().filter(Result::is_ok).count())
+}
+
 proptest! {
     #[test]
     fn no_parser_panics(text in line_like()) {
-        let _ = parse_line(&text).is_ok();
-        let _ = ServerFrame::parse(&text).is_ok();
-        let _ = LogEvent::parse(&text).is_ok();
-        let _ = Subject::parse(&text).is_ok();
-        let _ = Cursor::parse(&text).is_ok();
-        let _ = Cid::parse(&text).is_ok();
-        let _ = chain::hash_line(&text).is_ok();
-        if let Ok(envelope) = Envelope::parse(text.as_bytes()) {
-            for line in envelope.lines() {
-                let _ = line.is_ok();
-            }
-        }
+        // Whatever they say, they say it: black_box keeps the calls.
+        black_box((
+            parse_line(&text).is_ok(),
+            ServerFrame::parse(&text).is_ok(),
+            LogEvent::parse(&text).is_ok(),
+            Subject::parse(&text).is_ok(),
+            Cursor::parse(&text).is_ok(),
+            Cid::parse(&text).is_ok(),
+            chain::hash_line(&text).is_ok(),
+        ));
+        black_box(lines_of(text.as_bytes()));
     }
 
     #[test]
     fn no_parser_panics_on_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Envelope::parse(&bytes).is_ok();
+        black_box(lines_of(&bytes));
     }
 
     #[test]
@@ -111,8 +116,8 @@ proptest! {
         for range in &ranges {
             prop_assert!(merged.iter().any(|m| m.0 <= range.0 && range.1 <= m.1));
         }
-        for pair in merged.windows(2) {
-            prop_assert!(pair[0].1 < pair[1].0);
+        for (one, next) in merged.iter().zip(merged.iter().skip(1)) {
+            prop_assert!(one.1 < next.0);
         }
     }
 
