@@ -1,1 +1,25 @@
-//! placeholder
+//! The harness of the end-to-end tests: real processes, a real broker, a real database, and a client
+//! that shares no code with natter's own.
+//!
+//! ```ignore
+//! let stack = Stack::start().await;
+//! let (mut alice, mut bob) = (stack.user("alice").await, stack.user("bob").await);
+//! let room = alice.creates_room("ops").await;
+//! bob.joins(&room).await;
+//! alice.sends(&room, "hi").await;
+//! bob.sees(&room, "hi").await;
+//! ```
+//! Every wait has a deadline and waits for a state. A failed wait panics with what was seen instead.
+
+mod eventually;
+mod socket;
+mod stack;
+mod template;
+mod token;
+mod user;
+
+pub use eventually::{PATIENCE, eventually};
+pub use socket::{Closed, Socket};
+pub use stack::{Part, Stack, StackBuilder};
+pub use token::{Claims, Tokens, now_s};
+pub use user::{RoomView, User, cid, cid_at};
