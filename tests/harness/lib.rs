@@ -12,14 +12,22 @@
 //! Every wait has a deadline and waits for a state. A failed wait panics with what was seen instead.
 
 mod eventually;
+pub mod http;
+mod look;
+pub mod program;
+mod proxy;
 mod socket;
 mod stack;
 mod template;
 mod token;
 mod user;
+mod verbs;
 
 pub use eventually::{PATIENCE, eventually};
-pub use socket::{Closed, Socket};
+pub use look::{Report, Running, all_end};
+pub use proxy::Proxy;
+pub use socket::{Closed, Greeting, Socket};
 pub use stack::{Part, Stack, StackBuilder};
 pub use token::{Claims, Tokens, now_s};
 pub use user::{RoomView, User, cid, cid_at};
+pub use verbs::{message, with_cid};

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -22,11 +23,23 @@ pub enum Closed {
     Abruptly,
 }
 
+/// What a hello brought.
+#[derive(Debug)]
+pub struct Greeting {
+    /// The reply.
+    pub ok: Value,
+    /// Every line between the reply and `live`.
+    pub lines: Vec<Value>,
+    /// The cursor of `live`.
+    pub cursor: String,
+}
+
 /// An open socket.
 #[derive(Debug)]
 pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     lines: VecDeque<Value>,
+    asked: u64,
 }
 
 impl Socket {
@@ -57,6 +70,7 @@ impl Socket {
             Ok(Ok((stream, _))) => Ok(Self {
                 stream,
                 lines: VecDeque::new(),
+                asked: 0,
             }),
             Ok(Err(Error::Http(response))) => Err(response.status().as_u16()),
             Ok(Err(_)) | Err(_) => Err(0),
@@ -78,6 +92,60 @@ impl Socket {
     pub async fn sends_message(&mut self, message: Message) {
         let sent = tokio::time::timeout(PATIENCE, self.stream.send(message)).await;
         drop(sent.expect("the server reads"));
+    }
+
+    /// Writes bytes past the WebSocket library, for frames that it would refuse to make.
+    pub async fn sends_bytes(&mut self, bytes: &[u8]) {
+        let sent = tokio::time::timeout(PATIENCE, self.stream.get_mut().write_all(bytes)).await;
+        // As above: reading tells how the socket ended.
+        drop(sent.expect("the server reads"));
+    }
+
+    /// Sends a command with an `id` of its own and reads until the reply to it; what came before is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The command is refused.
+    ///
+    /// # Panics
+    ///
+    /// If the socket ends before.
+    pub async fn asks(&mut self, mut command: Value) -> Result<Value, Value> {
+        self.asked += 1;
+        command["id"] = json!(self.asked);
+        self.sends(&command).await;
+        loop {
+            let line = self.next().await;
+            let mut line =
+                line.unwrap_or_else(|end| panic!("{end:?} instead of a reply to {command}"));
+            if line["id"] == self.asked {
+                return match line.get_mut("ok") {
+                    Some(ok) => Ok(ok.take()),
+                    None => Err(line["err"].take()),
+                };
+            }
+        }
+    }
+
+    /// Says hello with these fields and reads until it is live.
+    pub async fn says_hello(&mut self, mut fields: Value) -> Greeting {
+        fields["op"] = json!("hello");
+        let ok = self
+            .asks(fields)
+            .await
+            .unwrap_or_else(|err| panic!("hello is refused: {err}"));
+        let mut lines = Vec::new();
+        loop {
+            let line = self.next().await.expect("the socket stays open");
+            if line["ev"] == "live" {
+                let cursor = line["cur"]
+                    .as_str()
+                    .expect("live brings a cursor")
+                    .to_owned();
+                return Greeting { ok, lines, cursor };
+            }
+            lines.push(line);
+        }
     }
 
     /// The next line.

@@ -186,6 +186,11 @@ impl Stack {
         text.trim().parse().expect("a process id is a number")
     }
 
+    /// The process id of `natter dev`.
+    pub fn dev_pid(&self) -> u32 {
+        self.dev.as_ref().expect("it runs").id()
+    }
+
     /// Sends a signal to a part, such as SIGSTOP.
     pub fn signal(&self, part: Part, signal: Signal) {
         send(self.pid(part), signal);
@@ -211,12 +216,12 @@ impl Stack {
         }
     }
 
-    /// Stops everything in order, keeping the data.
+    /// Stops everything in order, as Ctrl-C does, keeping the data.
     pub async fn stops(&mut self) {
         let Some(mut dev) = self.dev.take() else {
             return;
         };
-        send(dev.id(), Signal::TERM);
+        send(dev.id(), Signal::INT);
         eventually(PATIENCE, async || match dev.try_wait() {
             Ok(Some(_)) => Ok(()),
             other => Err(format!("natter dev still runs: {other:?}")),

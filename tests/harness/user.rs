@@ -307,6 +307,13 @@ impl User {
         }
     }
 
+    /// Reads and applies one line, waiting for what `what` names.
+    pub(crate) async fn reads_on(&mut self, what: &str) {
+        if let Err(closed) = self.reads().await {
+            panic!("{closed:?} before {} saw {what}", self.name);
+        }
+    }
+
     /// How the socket ends.
     pub async fn is_closed(&mut self) -> Closed {
         loop {
