@@ -11,6 +11,7 @@ mod ports;
 mod postgres;
 mod probe;
 mod services;
+mod store_watch;
 mod supervisor;
 mod tools;
 

@@ -15,7 +15,8 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::layout::Layout;
-use super::postgres;
+use super::store_watch::{Look, StoreWatch};
+use super::{banner, nats_server, postgres};
 use crate::child::DeathSignal;
 
 /// A child that lived this long is not failing to start.
@@ -28,6 +29,9 @@ const START_DEATHS_MAX: u32 = 6;
 const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Lines of a dead child's log in the error.
 const LOG_TAIL_LINES: usize = 15;
+
+/// How often the broker's log is looked at.
+const STORE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A child's name: of its process file, its log and in the banner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +69,9 @@ pub(crate) struct Supervisor {
     asked: [SignalStream; 3],
     died: SignalStream,
     all_ready: bool,
+    store: StoreWatch,
+    store_look_at: Instant,
+    store_full: bool,
 }
 
 #[derive(Debug)]
@@ -96,6 +103,12 @@ impl Supervisor {
             asked,
             died: signal(SignalKind::child())?,
             all_ready: false,
+            store: StoreWatch::new(
+                layout.logs().join(format!("{}.log", nats_server::NAME.0)),
+                layout.nats(),
+            ),
+            store_look_at: Instant::now(),
+            store_full: false,
         })
     }
 
@@ -124,7 +137,9 @@ impl Supervisor {
             if let Err(error) = self.start_due().await.and_then(|()| self.reap()) {
                 return Ended::Hopeless(error);
             }
+            self.look_at_store();
             let next = self.slots.iter().filter_map(|slot| slot.start_at).min();
+            let next = next.map_or(self.store_look_at, |at| at.min(self.store_look_at));
             let [interrupt, terminate, hangup] = &mut self.asked;
             tokio::select! {
                 biased;
@@ -132,7 +147,7 @@ impl Supervisor {
                 _ = terminate.recv() => return Ended::Asked,
                 _ = hangup.recv() => return Ended::Asked,
                 _ = self.died.recv() => {}
-                () = until(next) => {}
+                () = tokio::time::sleep_until(next) => {}
             }
         }
     }
@@ -192,7 +207,7 @@ impl Supervisor {
             let pause = pause(slot.quick_deaths);
             slot.start_at = Some(Instant::now() + pause);
             if self.all_ready {
-                super::banner::note(&format!(
+                banner::note(&format!(
                     "{} ended ({status}); starting it again in {} ms",
                     name.0,
                     pause.as_millis()
@@ -200,6 +215,32 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Ends a broker that is stuck after a full disk, once there is room; it is then started again.
+    fn look_at_store(&mut self) {
+        let now = Instant::now();
+        if now < self.store_look_at {
+            return;
+        }
+        self.store_look_at = now + STORE_LOOK_INTERVAL;
+        let look = self.store.look();
+        let broker = self
+            .slots
+            .iter()
+            .find(|slot| slot.spec.name == nats_server::NAME);
+        match (look, broker.and_then(|slot| slot.child.as_ref())) {
+            (Look::Full, _) if !self.store_full => {
+                banner::note("the disk is full; nothing is stored until there is room");
+            }
+            // Everything acknowledged is synced, so it may be killed; stuck, it might not stop.
+            (Look::RestartHelps, Some(child)) => {
+                banner::note("nats-server is stuck after a failed write");
+                send(child, Signal::KILL);
+            }
+            (Look::Fine | Look::Full | Look::RestartHelps, _) => {}
+        }
+        self.store_full = look == Look::Full;
     }
 
     /// Stops all children, last started first. Asked a second time, it kills what is left.
@@ -215,7 +256,7 @@ impl Supervisor {
                 patient = self.wait_for(&mut child, slot.spec.grace).await;
             }
             if matches!(child.try_wait(), Ok(None)) {
-                super::banner::note(&format!("{name} does not stop, killing it"));
+                banner::note(&format!("{name} does not stop, killing it"));
                 send(&child, Signal::KILL);
                 self.wait_for(&mut child, slot.spec.grace).await;
             }
@@ -238,13 +279,6 @@ impl Supervisor {
             }
         }
         true
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 
