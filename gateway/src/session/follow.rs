@@ -1,0 +1,521 @@
+//! How a socket keeps up with the log: behind, catching up, attached to the live feed.
+//!
+//! Behind, it pulls records from memory (or asks history where memory does not reach), as fast as the
+//! socket takes them. Attached, its worker hands it every record. A queue that runs over sends it
+//! back behind: what is queued is still sent, its place in the log is remembered, and nothing is
+//! sent twice. Who is a member is judged event by event, so every place has its own memberships.
+
+use super::hello::{parse, state};
+use super::outside::{Action, Outcome, Outside, Span, Watch};
+use super::{Purpose, Session, frame};
+use crate::moment::Moment;
+use crate::ring::record::{Entry, Record, Turn};
+use bytestring::ByteString;
+use protocol::cursor::Cursor;
+use protocol::error::CloseCode;
+use protocol::frame::{Gone, ServerEvent};
+use protocol::limits::{RESUME_EVENTS_MAX, RESUME_ROOM_EVENTS_MAX};
+use protocol::query::{CatchUp, Missed, Query, Snapshots};
+use protocol::{RoomId, Seq, StreamSeq};
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// States of entered rooms that are asked for at once.
+const ENTERING_AT_ONCE: usize = 4;
+/// From a failed question to the next.
+const RETRY_MS: u64 = 1_000;
+/// A socket that cannot catch up for this long is told to try another gateway.
+const BEHIND_MAX_MS: u64 = 120_000;
+/// Records looked at in one go: as many events as come one by one, and one more to know.
+const PULL_RECORDS_MAX: usize = RESUME_EVENTS_MAX + 1;
+
+/// A place in the log: the first event that was not handled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    position: StreamSeq,
+    index: u32,
+}
+
+impl Place {
+    fn behind(position: StreamSeq) -> Self {
+        Self { position: position.next(), index: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Hello has not been answered.
+    #[default]
+    Idle,
+    /// It pulls.
+    Behind,
+    /// The worker delivers.
+    Attached,
+}
+
+/// A room whose `state` is under way.
+#[derive(Debug)]
+struct Entering {
+    /// The record that made the user a member.
+    since: StreamSeq,
+    asked: bool,
+    retry_at: u64,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    Queued,
+    Ignored,
+    Full,
+}
+
+/// Where a socket is in the log, and in which rooms.
+#[derive(Debug, Default)]
+pub(super) struct Follow {
+    state: State,
+    /// The seq of the last event sent, by room.
+    rooms: BTreeMap<RoomId, Seq>,
+    entering: BTreeMap<RoomId, Entering>,
+    next: Place,
+    /// Whether `live` was sent since the last catch-up began.
+    announced: bool,
+    /// Whether the limits of the running catch-up were looked at.
+    measured: bool,
+    asked: bool,
+    retry_at: Option<u64>,
+    behind_since: u64,
+    /// Lines of history's answers that wait for room in the queue; they come before what is pulled.
+    pub(super) backlog: VecDeque<ByteString>,
+    /// Entries of the timeline in a `state` or `skip`.
+    pub(super) window_timeline: u32,
+}
+
+impl Follow {
+    pub(super) fn deadline(&self) -> Option<u64> {
+        let waits = |entering: &Entering| (!entering.asked && entering.retry_at > 0).then_some(entering.retry_at);
+        let entering = self.entering.values().filter_map(waits);
+        entering.chain(self.retry_at).min()
+    }
+}
+
+impl Session {
+    /// The rooms whose records are wanted.
+    pub fn rooms(&self) -> impl Iterator<Item = &RoomId> {
+        self.follow.rooms.keys()
+    }
+
+    /// Whether the worker has to pump this session when its position moves.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.follow.state == State::Behind
+    }
+
+    /// Begins behind `applied` as a member of `rooms`.
+    pub(super) fn start_following(
+        &mut self,
+        now: Moment,
+        rooms: BTreeMap<RoomId, Seq>,
+        applied: StreamSeq,
+    ) {
+        self.follow.rooms = rooms;
+        if let Some(who) = &self.who {
+            // A user is always in their own room.
+            self.follow.rooms.entry(who.own.clone()).or_default();
+        }
+        self.follow.next = Place::behind(applied);
+        self.fall_behind(now);
+    }
+
+    fn fall_behind(&mut self, now: Moment) {
+        self.follow.state = State::Behind;
+        self.follow.measured = false;
+        self.follow.behind_since = now.ticks;
+    }
+
+    /// The cursor that covers everything sent so far; none while something is still missing.
+    pub(super) fn cursor(&self, outside: &dyn Outside) -> Option<Cursor> {
+        let whole = self.follow.state == State::Attached
+            && self.follow.entering.is_empty()
+            && self.follow.backlog.is_empty();
+        let log = self.log.clone().filter(|_| whole)?;
+        Some(Cursor { log, position: outside.position() })
+    }
+
+    /// Records are gone that this socket has not seen: it goes on from where it is by asking history.
+    pub fn handle_lost_feed(&mut self, now: Moment, delivered: StreamSeq) {
+        if self.follow.state == State::Attached {
+            self.lag(now, Place::behind(delivered));
+        }
+    }
+
+    pub(super) fn follow_entry(
+        &mut self,
+        now: Moment,
+        position: StreamSeq,
+        entry: &Entry,
+    ) -> bool {
+        if self.follow.state != State::Attached || self.closing.is_some() {
+            return false;
+        }
+        match self.deliver(position, entry, false) {
+            Delivery::Queued => true,
+            Delivery::Ignored => !self.actions.is_empty(),
+            Delivery::Full => {
+                self.lag(now, Place { position, index: entry.index });
+                true
+            }
+        }
+    }
+
+    fn lag(&mut self, now: Moment, place: Place) {
+        self.follow.next = place;
+        self.follow.announced = false;
+        self.fall_behind(now);
+        self.watches.push_back(Watch::Nothing);
+        self.push(&ServerEvent::Lagged {});
+    }
+
+    /// Hands one event to the socket, if the user is a member and has not got it yet.
+    fn deliver(&mut self, position: StreamSeq, entry: &Entry, paced: bool) -> Delivery {
+        let own = entry.change.as_ref().filter(|change| Some(&change.user) == self.user());
+        let turn = own.map(|change| change.turn);
+        let Some(at) = self.follow.rooms.get_mut(&entry.room) else {
+            if turn == Some(Turn::Begins) {
+                self.enter(position, &entry.room);
+            }
+            return Delivery::Ignored;
+        };
+        if entry.seq <= *at {
+            return Delivery::Ignored;
+        }
+        if !self.outbox.takes(entry.frame.len()) || (paced && self.outbox.is_paced()) {
+            return Delivery::Full;
+        }
+        *at = entry.seq;
+        if turn == Some(Turn::Ends) {
+            self.leave(entry);
+        } else {
+            self.outbox.push(entry.frame.clone());
+        }
+        Delivery::Queued
+    }
+
+    /// The event that takes the user out is the last of its room; `gone` follows in the same frame.
+    fn leave(&mut self, entry: &Entry) {
+        let gone = frame(&ServerEvent::Gone(Gone { room: entry.room.clone() }));
+        self.outbox.push(format!("{}\n{gone}", entry.frame).into());
+        self.follow.rooms.remove(&entry.room);
+        self.watches.push_back(Watch::Remove(entry.room.clone()));
+    }
+
+    fn enter(&mut self, position: StreamSeq, room: &RoomId) {
+        let entering = self.follow.entering.entry(room.clone()).or_insert(Entering {
+            since: position,
+            asked: false,
+            retry_at: 0,
+        });
+        entering.since = entering.since.max(position);
+        self.start_entering(0);
+    }
+
+    fn start_entering(&mut self, ticks: u64) {
+        let mut running = self.follow.entering.values().filter(|entering| entering.asked).count();
+        while running < ENTERING_AT_ONCE && !self.outbox.is_paced() {
+            let waiting = self
+                .follow
+                .entering
+                .iter_mut()
+                .find(|(_, entering)| !entering.asked && entering.retry_at <= ticks);
+            let Some((room, entering)) = waiting else { return };
+            entering.asked = true;
+            let (room, since) = (room.clone(), entering.since);
+            let Some(viewer) = self.viewer() else { return };
+            let query = Query::Snapshots {
+                viewer,
+                rooms: Some(vec![room.clone()]),
+                window_rooms: 1,
+                window_timeline: self.follow.window_timeline,
+            };
+            let ticket = self.ticket(Purpose::Enter(room));
+            self.actions.push_back(Action::Ask { ticket, query: Box::new(query), min_seq: since });
+            running += 1;
+        }
+    }
+
+    pub(super) fn enter_outcome(
+        &mut self,
+        now: Moment,
+        room: &RoomId,
+        outcome: Outcome,
+        outside: &dyn Outside,
+    ) {
+        let Some(entering) = self.follow.entering.get_mut(room) else { return };
+        entering.asked = false;
+        let answer = match outcome {
+            Outcome::Answer(Ok(answered)) => {
+                parse::<Snapshots>(&answered).map(|answer| (answered.applied, answer))
+            }
+            Outcome::Answer(Err(_)) | Outcome::Sent(_) | Outcome::Introduced(_) => None,
+        };
+        let Some((applied, answer)) = answer else {
+            entering.retry_at = now.ticks + RETRY_MS;
+            return;
+        };
+        let since = entering.since;
+        // Without a role it is a public room that the user has left again.
+        let found = answer.rooms.into_iter().find(|state| state.room == *room);
+        match found.filter(|state| state.role.is_some() || state.room.is_own()) {
+            None if applied < since => {}
+            None => {
+                self.follow.entering.remove(room);
+            }
+            Some(snapshot) => {
+                self.follow.entering.remove(room);
+                let (at, event) = state(snapshot);
+                self.push(&event);
+                self.follow.rooms.insert(room.clone(), at);
+                self.watches.push_back(Watch::Add(room.clone()));
+                self.rewind(now, applied, outside);
+            }
+        }
+    }
+
+    /// What came in a room while its state was under way has passed by: it is pulled from memory.
+    fn rewind(&mut self, now: Moment, applied: StreamSeq, outside: &dyn Outside) {
+        match self.follow.state {
+            State::Attached if applied < outside.position() => {
+                self.follow.next = Place::behind(applied);
+                self.fall_behind(now);
+                self.watches.push_back(Watch::Nothing);
+            }
+            State::Behind => {
+                self.follow.next = self.follow.next.min(Place::behind(applied));
+            }
+            State::Attached | State::Idle => {}
+        }
+    }
+
+    pub(super) fn pump_follow(&mut self, now: Moment, outside: &dyn Outside) {
+        if self.follow.retry_at.is_some_and(|at| at <= now.ticks) {
+            self.follow.retry_at = None;
+        }
+        self.start_entering(now.ticks);
+        loop {
+            while !self.outbox.is_paced() {
+                let Some(line) = self.follow.backlog.pop_front() else { break };
+                self.outbox.push(line);
+            }
+            let waits = self.follow.asked || self.follow.retry_at.is_some();
+            if self.follow.state != State::Behind
+                || waits
+                || !self.follow.backlog.is_empty()
+                || self.outbox.is_paced()
+            {
+                break;
+            }
+            let position = outside.position();
+            if self.follow.next > Place::behind(position) {
+                // History was ahead of this worker.
+                break;
+            }
+            if self.follow.next == Place::behind(position) {
+                self.follow.state = State::Attached;
+                self.watches.push_back(Watch::All);
+                break;
+            }
+            if !self.pull(now, position, outside) {
+                break;
+            }
+        }
+        self.announce(outside);
+        if self.follow.state == State::Behind
+            && now.ticks >= self.follow.behind_since + BEHIND_MAX_MS
+            && self.follow.retry_at.is_some()
+        {
+            self.close(CloseCode::LagUnrecoverable);
+        }
+    }
+
+    fn announce(&mut self, outside: &dyn Outside) {
+        if self.follow.announced {
+            return;
+        }
+        if let Some(cursor) = self.cursor(outside) {
+            self.follow.announced = true;
+            self.push(&ServerEvent::Live { cur: cursor.to_string() });
+        }
+    }
+
+    /// Pulls records up to `position` from memory; false if it has to wait for something.
+    fn pull(&mut self, now: Moment, position: StreamSeq, outside: &dyn Outside) -> bool {
+        let Some(user) = self.user() else { return false };
+        let span = Span {
+            after: self.follow.next.position.before(),
+            to: position,
+            max: PULL_RECORDS_MAX,
+        };
+        let Some(records) = outside.wanted(user, &mut self.follow.rooms.keys(), span) else {
+            self.ask_catch_up(outside);
+            return false;
+        };
+        if !self.follow.measured {
+            self.follow.measured = true;
+            if self.is_too_much(&records) {
+                self.ask_catch_up(outside);
+                return false;
+            }
+        }
+        for record in &records {
+            for entry in record.entries() {
+                let place = Place { position: record.position, index: entry.index };
+                if place < self.follow.next {
+                    continue;
+                }
+                if self.deliver(record.position, entry, true) == Delivery::Full {
+                    self.follow.next = place;
+                    return false;
+                }
+            }
+            self.follow.next = Place::behind(record.position);
+        }
+        if records.len() < PULL_RECORDS_MAX {
+            self.follow.next = Place::behind(position);
+            self.follow.behind_since = now.ticks;
+        }
+        true
+    }
+
+    /// Whether so much was missed that the largest rooms get a `skip` instead.
+    fn is_too_much(&self, records: &[Arc<Record>]) -> bool {
+        let mut counts: BTreeMap<&RoomId, usize> = BTreeMap::new();
+        let mut ended = BTreeSet::new();
+        for record in records {
+            for entry in record.entries() {
+                if self.follow.rooms.get(&entry.room).is_some_and(|at| entry.seq > *at) {
+                    *counts.entry(&entry.room).or_default() += 1;
+                }
+            }
+            let own = record.changes.iter().filter(|change| Some(&change.user) == self.user());
+            ended.extend(own.filter(|own| own.turn == Turn::Ends).map(|own| &own.room));
+        }
+        // What leads up to the end of a membership comes one by one, however much it is.
+        counts.retain(|room, _| !ended.contains(room));
+        counts.values().any(|count| *count > RESUME_ROOM_EVENTS_MAX)
+            || counts.values().sum::<usize>() > RESUME_EVENTS_MAX
+    }
+
+    fn ask_catch_up(&mut self, outside: &dyn Outside) {
+        let Some(viewer) = self.viewer() else { return };
+        let after = self.follow.next.position.before();
+        let head = outside.head().map(|(_, position)| position).unwrap_or_default();
+        let window_timeline = self.follow.window_timeline;
+        let ticket = self.ticket(Purpose::CatchUp);
+        let query = Box::new(Query::CatchUp { viewer, after, window_timeline });
+        self.actions.push_back(Action::Ask { ticket, query, min_seq: head.max(after) });
+        self.follow.asked = true;
+    }
+
+    pub(super) fn catch_up_outcome(
+        &mut self,
+        now: Moment,
+        outcome: Outcome,
+        outside: &dyn Outside,
+    ) {
+        self.follow.asked = false;
+        let after = self.follow.next.position.before();
+        let answer = match outcome {
+            Outcome::Answer(Ok(answered)) => {
+                parse::<CatchUp>(&answered).map(|answer| (answered.applied, answer))
+            }
+            Outcome::Answer(Err(_)) | Outcome::Sent(_) | Outcome::Introduced(_) => None,
+        };
+        match answer {
+            Some((applied, answer)) if answer.known => self.take_catch_up(applied, answer, outside),
+            // Memory still has it all: then it comes one by one, however much it is.
+            Some(_) | None if self.is_in_memory(after, outside) => {}
+            Some(_) => self.close(CloseCode::LagUnrecoverable),
+            None => self.follow.retry_at = Some(now.ticks + RETRY_MS),
+        }
+    }
+
+    fn is_in_memory(&self, after: StreamSeq, outside: &dyn Outside) -> bool {
+        let span = Span { after, to: after, max: 1 };
+        self.user().is_some_and(|user| {
+            outside.wanted(user, &mut std::iter::empty(), span).is_some()
+        })
+    }
+
+    /// Takes over what history says was missed: its lines, its memberships, its place.
+    pub(super) fn take_catch_up(
+        &mut self,
+        applied: StreamSeq,
+        answer: CatchUp,
+        outside: &dyn Outside,
+    ) {
+        let old = std::mem::take(&mut self.follow.rooms);
+        let mut at: BTreeMap<RoomId, Seq> = BTreeMap::new();
+        for missed in answer.missed {
+            let (room, seq) = match missed {
+                Missed::Events { room, events, gone } => {
+                    let seq = self.queue_missed(old.get(&room).copied(), &events);
+                    if gone {
+                        let gone = ServerEvent::Gone(Gone { room: room.clone() });
+                        self.follow.backlog.push_back(frame(&gone));
+                    }
+                    (room, seq)
+                }
+                Missed::Skip(skip) => {
+                    let (room, seq) = (skip.state.room.clone(), skip.state.at);
+                    self.follow.backlog.push_back(frame(&ServerEvent::Skip(skip)));
+                    (room, seq)
+                }
+                Missed::State(snapshot) => {
+                    let room = snapshot.room.clone();
+                    let (seq, event) = state(*snapshot);
+                    self.follow.backlog.push_back(frame(&event));
+                    (room, seq)
+                }
+            };
+            at.insert(room, seq);
+        }
+        let mut rooms: BTreeMap<RoomId, Seq> = BTreeMap::new();
+        for room in answer.rooms {
+            let seq = at.get(&room).or_else(|| old.get(&room)).copied().unwrap_or_default();
+            rooms.insert(room, seq);
+        }
+        if let Some(who) = &self.who {
+            let own = who.own.clone();
+            let seq = at.get(&own).or_else(|| old.get(&own)).copied().unwrap_or_default();
+            rooms.entry(own).or_insert(seq);
+            outside.remember(&who.identity.user, applied, &rooms.keys().cloned().collect());
+        }
+        self.follow.rooms = rooms;
+        self.follow.entering.clear();
+        self.follow.next = Place::behind(applied);
+        self.follow.measured = true;
+    }
+
+    /// Queues events that came raw, without those sent already; returns the last seq.
+    fn queue_missed(&mut self, sent: Option<Seq>, events: &[Box<RawValue>]) -> Seq {
+        #[derive(serde::Deserialize)]
+        struct Numbered {
+            seq: Seq,
+        }
+        let mut last = sent.unwrap_or_default();
+        for event in events {
+            let Ok(Numbered { seq }) = serde_json::from_str(event.get()) else { continue };
+            if seq > last {
+                last = seq;
+                self.follow.backlog.push_back(one_line(event.get()));
+            }
+        }
+        last
+    }
+}
+
+/// A frame is one line; JSON that came with line breaks between its words loses them.
+fn one_line(json: &str) -> ByteString {
+    if json.contains('\n') { json.replace('\n', " ").into() } else { json.into() }
+}

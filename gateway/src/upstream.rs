@@ -1,0 +1,3 @@
+//! The live feed.
+
+pub mod feed;
