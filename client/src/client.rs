@@ -5,7 +5,7 @@
 
 use crate::core::{Core, CoreConfig, RoomView};
 use crate::outbox::Delivery;
-use crate::run::{Request, Shell};
+use crate::run::{Request, Shell, Word};
 use crate::store::{Store, StoreError};
 use crate::update::{Follow, Update};
 use crate::{ConnectionState, connection::StopReason};
@@ -127,7 +127,7 @@ pub enum ClientError {
 pub struct Submitted {
     /// Its name, until a [`Delivery::Renamed`] says otherwise.
     pub cid: Cid,
-    outcome: oneshot::Receiver<Result<Accepted, Refusal>>,
+    outcome: oneshot::Receiver<Word>,
 }
 
 impl Submitted {
@@ -138,9 +138,17 @@ impl Submitted {
     /// # Errors
     /// The final refusal, or [`ClientError::Closed`]; after that the command is still in the store.
     pub async fn stored(self) -> Result<Accepted, ClientError> {
+        self.stored_as().await.map(|(_, accepted)| accepted)
+    }
+
+    /// As [`Self::stored`], with the name under which the command was stored in the end.
+    ///
+    /// # Errors
+    /// As [`Self::stored`].
+    pub async fn stored_as(self) -> Result<(Cid, Accepted), ClientError> {
         match self.outcome.await {
-            Ok(Ok(accepted)) => Ok(accepted),
-            Ok(Err(refusal)) => Err(ClientError::Refused(refusal)),
+            Ok((cid, Ok(accepted))) => Ok((cid, accepted)),
+            Ok((_, Err(refusal))) => Err(ClientError::Refused(refusal)),
             Err(_) => Err(ClientError::Closed),
         }
     }

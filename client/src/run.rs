@@ -30,6 +30,9 @@ const OUTGOING_MAX: usize = 64;
 /// How long the sockets may take to close at the end.
 const CLOSING_MAX: Duration = Duration::from_secs(3);
 
+/// The last word on a command, and the name under which it was stored.
+pub(crate) type Word = (Cid, Result<Accepted, Refusal>);
+
 /// What a handle asks for.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -37,7 +40,7 @@ pub(crate) enum Request {
         room: Option<RoomId>,
         write: Write,
         reply: oneshot::Sender<Result<Cid, Refusal>>,
-        outcome: oneshot::Sender<Result<Accepted, Refusal>>,
+        outcome: oneshot::Sender<Word>,
     },
     Discard {
         cid: Cid,
@@ -150,7 +153,7 @@ pub(crate) struct Shell {
     link_events: (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>),
     tasks: TaskTracker,
     subscribers: Vec<Queue<Update>>,
-    outcomes: BTreeMap<Cid, oneshot::Sender<Result<Accepted, Refusal>>>,
+    outcomes: BTreeMap<Cid, oneshot::Sender<Word>>,
     answers: BTreeMap<u64, oneshot::Sender<Result<Value, Refusal>>>,
     next_ticket: u64,
 }
@@ -395,7 +398,7 @@ impl Shell {
             if let Some(word) = last_word(delivery)
                 && let Some(outcome) = self.outcomes.remove(cid)
             {
-                tell(outcome, word);
+                tell(outcome, (*cid, word));
             }
         }
         if let Update::Connection(state) = update

@@ -5,6 +5,8 @@
 mod child;
 mod cli;
 mod dev;
+mod dev_token;
+mod replay;
 mod token;
 
 use std::process::ExitCode;

@@ -103,7 +103,8 @@ impl Verdict {
         self.acked += other.acked;
         self.stored += other.stored;
         self.events += other.events;
-        self.received.resize(self.received.len().max(other.received.len()), 0);
+        self.received
+            .resize(self.received.len().max(other.received.len()), 0);
         for (mine, theirs) in self.received.iter_mut().zip(other.received) {
             *mine += theirs;
         }
@@ -148,18 +149,27 @@ fn judge_archive(evidence: &Evidence, verdict: &mut Verdict) {
     for event in &evidence.archive {
         if event.seq < expected {
             verdict.duplicated += 1;
-            verdict.note(format!("archive: seq {} comes again or too late", event.seq));
+            verdict.note(format!(
+                "archive: seq {} comes again or too late",
+                event.seq
+            ));
             continue;
         }
         if event.seq > expected {
             verdict.gaps += 1;
-            verdict.note(format!("archive: {expected} to {} are missing", event.seq.before()));
+            verdict.note(format!(
+                "archive: {expected} to {} are missing",
+                event.seq.before()
+            ));
         }
         expected = event.seq.next();
     }
     let mut stored: BTreeMap<(&UserId, Cid), Seq> = BTreeMap::new();
-    let sent: BTreeMap<(&UserId, Cid), &Sent> =
-        evidence.sent.iter().map(|sent| ((&sent.by, sent.cid), sent)).collect();
+    let sent: BTreeMap<(&UserId, Cid), &Sent> = evidence
+        .sent
+        .iter()
+        .map(|sent| ((&sent.by, sent.cid), sent))
+        .collect();
     for event in &evidence.archive {
         // One create makes several events, each with its cid and another subject.
         if !matches!(event.body, EventBody::Msg(_)) && !sent.contains_key(&(&event.by, event.cid)) {
@@ -167,7 +177,10 @@ fn judge_archive(evidence: &Evidence, verdict: &mut Verdict) {
         }
         if let Some(first) = stored.insert((&event.by, event.cid), event.seq) {
             verdict.duplicated += 1;
-            verdict.note(format!("archive: {first} and {} are the same command", event.seq));
+            verdict.note(format!(
+                "archive: {first} and {} are the same command",
+                event.seq
+            ));
         }
         if !sent.contains_key(&(&event.by, event.cid)) {
             verdict.differences += 1;
@@ -178,8 +191,11 @@ fn judge_archive(evidence: &Evidence, verdict: &mut Verdict) {
 
 /// Each command: acknowledged, in the archive, where and as it was acknowledged.
 fn judge_commands(evidence: &Evidence, verdict: &mut Verdict) {
-    let archive: BTreeMap<(&UserId, Cid), &Event> =
-        evidence.archive.iter().map(|event| ((&event.by, event.cid), event)).collect();
+    let archive: BTreeMap<(&UserId, Cid), &Event> = evidence
+        .archive
+        .iter()
+        .map(|event| ((&event.by, event.cid), event))
+        .collect();
     for sent in &evidence.sent {
         let stored = archive.get(&(&sent.by, sent.cid));
         verdict.stored += u64::from(stored.is_some());
@@ -189,7 +205,10 @@ fn judge_commands(evidence: &Evidence, verdict: &mut Verdict) {
                 if *seq != event.seq {
                     verdict.differences += 1;
                     let at = event.seq;
-                    verdict.note(format!("{}: acknowledged at {seq}, archived at {at}", sent.cid));
+                    verdict.note(format!(
+                        "{}: acknowledged at {seq}, archived at {at}",
+                        sent.cid
+                    ));
                 } else if !is_as_sent(event, sent) {
                     verdict.differences += 1;
                     verdict.note(format!("the event at {seq} is not what was sent"));
@@ -197,15 +216,24 @@ fn judge_commands(evidence: &Evidence, verdict: &mut Verdict) {
             }
             (Some(Ack::Noop), Some(event)) => {
                 verdict.differences += 1;
-                verdict.note(format!("nothing had to change, but {} was stored", event.seq));
+                verdict.note(format!(
+                    "nothing had to change, but {} was stored",
+                    event.seq
+                ));
             }
             (Some(_), None) => {
                 verdict.lost += 1;
-                verdict.note(format!("{} was acknowledged and is not in the archive", sent.cid));
+                verdict.note(format!(
+                    "{} was acknowledged and is not in the archive",
+                    sent.cid
+                ));
             }
             (None, _) => {
                 verdict.lost += 1;
-                verdict.note(format!("{} of {} was never acknowledged", sent.cid, sent.by));
+                verdict.note(format!(
+                    "{} of {} was never acknowledged",
+                    sent.cid, sent.by
+                ));
             }
         }
     }
@@ -228,11 +256,16 @@ fn is_as_sent(event: &Event, sent: &Sent) -> bool {
 
 /// What one sender wrote first comes first.
 fn judge_order_of_senders(evidence: &Evidence, verdict: &mut Verdict) {
-    let archive: BTreeMap<(&UserId, Cid), Seq> =
-        evidence.archive.iter().map(|event| ((&event.by, event.cid), event.seq)).collect();
+    let archive: BTreeMap<(&UserId, Cid), Seq> = evidence
+        .archive
+        .iter()
+        .map(|event| ((&event.by, event.cid), event.seq))
+        .collect();
     let mut last: BTreeMap<&UserId, Seq> = BTreeMap::new();
     for sent in &evidence.sent {
-        let Some(seq) = archive.get(&(&sent.by, sent.cid)).copied() else { continue };
+        let Some(seq) = archive.get(&(&sent.by, sent.cid)).copied() else {
+            continue;
+        };
         let last = last.entry(&sent.by).or_default();
         if seq < *last {
             verdict.out_of_order += 1;
@@ -249,8 +282,11 @@ fn judge_observer(
     seen: &[(Seq, Fingerprint)],
     verdict: &mut Verdict,
 ) {
-    let archive: BTreeMap<Seq, Fingerprint> =
-        evidence.archive.iter().map(|event| (event.seq, Fingerprint::of(event))).collect();
+    let archive: BTreeMap<Seq, Fingerprint> = evidence
+        .archive
+        .iter()
+        .map(|event| (event.seq, Fingerprint::of(event)))
+        .collect();
     let mut delivered: BTreeMap<Seq, Fingerprint> = BTreeMap::new();
     let mut last = evidence.base;
     for (seq, fingerprint) in seen.iter().filter(|(seq, _)| *seq > evidence.base) {
@@ -274,7 +310,10 @@ fn judge_observer(
             }
         }
     }
-    let mut missing = archive.keys().filter(|seq| !delivered.contains_key(seq)).peekable();
+    let mut missing = archive
+        .keys()
+        .filter(|seq| !delivered.contains_key(seq))
+        .peekable();
     while let Some(from) = missing.next() {
         let mut to = *from;
         while let Some(next) = missing.next_if(|next| **next == to.next()) {

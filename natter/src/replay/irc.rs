@@ -37,7 +37,12 @@ pub(crate) struct Parsed {
 
 impl Parsed {
     const fn plain(line: Line) -> Self {
-        Self { channel: None, date: None, second: None, line }
+        Self {
+            channel: None,
+            date: None,
+            second: None,
+            line,
+        }
     }
 }
 
@@ -69,7 +74,12 @@ fn parse_timed(text: &str) -> Option<Parsed> {
         Some(action) => parse_action(action),
         None => parse_said(rest)?,
     };
-    Some(Parsed { channel: None, date: None, second: Some(second), line })
+    Some(Parsed {
+        channel: None,
+        date: None,
+        second: Some(second),
+        line,
+    })
 }
 
 /// `NAME DATE [hh:mm:ss] <nick> text`.
@@ -77,7 +87,11 @@ fn parse_named(text: &str) -> Option<Parsed> {
     let (name, rest) = text.split_once(' ')?;
     let (date, rest) = rest.split_once(' ')?;
     let parsed = parse_timed(rest)?;
-    Some(Parsed { channel: Some(name.to_owned()), date: Some(date.to_owned()), ..parsed })
+    Some(Parsed {
+        channel: Some(name.to_owned()),
+        date: Some(date.to_owned()),
+        ..parsed
+    })
 }
 
 fn parse_said(text: &str) -> Option<Line> {
@@ -89,21 +103,27 @@ fn parse_said(text: &str) -> Option<Line> {
     if text.trim().is_empty() {
         return Some(Line::Blank);
     }
-    Some(Line::Said { nick: nick.to_owned(), text: text.to_owned() })
+    Some(Line::Said {
+        nick: nick.to_owned(),
+        text: text.to_owned(),
+    })
 }
 
 fn parse_action(text: &str) -> Line {
     match text.split_once(' ') {
-        Some((nick, text)) if !nick.is_empty() && !text.trim().is_empty() => {
-            Line::Did { nick: nick.to_owned(), text: text.to_owned() }
-        }
+        Some((nick, text)) if !nick.is_empty() && !text.trim().is_empty() => Line::Did {
+            nick: nick.to_owned(),
+            text: text.to_owned(),
+        },
         Some(_) | None => Line::Blank,
     }
 }
 
 /// `hh:mm` or `hh:mm:ss`, in seconds since midnight.
 fn parse_clock(clock: &str) -> Option<u32> {
-    let mut parts = clock.split(':').map(|part| part.parse::<u32>().ok().filter(|n| *n < 60));
+    let mut parts = clock
+        .split(':')
+        .map(|part| part.parse::<u32>().ok().filter(|n| *n < 60));
     let (hour, minute) = (parts.next()??, parts.next()??);
     let second = match parts.next() {
         Some(second) => second?,
@@ -117,9 +137,19 @@ fn parse_system(text: &str) -> Parsed {
         if let Some((who, channel)) = text.split_once(mark)
             && let Some(nick) = nick_before_host(who)
         {
-            let channel = channel.split(' ').next().filter(|name| name.starts_with('#'));
-            let line = if joined { Line::Joined { nick } } else { Line::Left { nick } };
-            return Parsed { channel: channel.map(str::to_lowercase), ..Parsed::plain(line) };
+            let channel = channel
+                .split(' ')
+                .next()
+                .filter(|name| name.starts_with('#'));
+            let line = if joined {
+                Line::Joined { nick }
+            } else {
+                Line::Left { nick }
+            };
+            return Parsed {
+                channel: channel.map(str::to_lowercase),
+                ..Parsed::plain(line)
+            };
         }
     }
     if let Some((old, new)) = text.split_once(" is now known as ")
@@ -173,34 +203,65 @@ mod tests {
     }
 
     fn said(nick: &str, text: &str) -> Line {
-        Line::Said { nick: nick.to_owned(), text: text.to_owned() }
+        Line::Said {
+            nick: nick.to_owned(),
+            text: text.to_owned(),
+        }
     }
 
     fn joined(nick: &str) -> Line {
-        Line::Joined { nick: nick.to_owned() }
+        Line::Joined {
+            nick: nick.to_owned(),
+        }
     }
 
     #[test]
     fn every_form_of_the_corpus_is_understood() {
         assert_eq!(line("[12:18] <ann> hi  there "), said("ann", "hi  there "));
         assert_eq!(line("[12:18] <|trey|> <b> no"), said("|trey|", "<b> no"));
-        let act = Line::Did { nick: "ann".to_owned(), text: "waves".to_owned() };
+        let act = Line::Did {
+            nick: "ann".to_owned(),
+            text: "waves".to_owned(),
+        };
         assert_eq!(line(" * ann waves"), act);
         assert_eq!(line("[12:18]  * ann waves"), act);
-        assert_eq!(line("=== ann [~a@h.example]  has joined #ubuntu"), joined("ann"));
-        let left = Line::Left { nick: "ann".to_owned() };
-        assert_eq!(line("=== ann [~a@h.example]  has left #ubuntu [\"bye\"]"), left);
+        assert_eq!(
+            line("=== ann [~a@h.example]  has joined #ubuntu"),
+            joined("ann")
+        );
+        let left = Line::Left {
+            nick: "ann".to_owned(),
+        };
+        assert_eq!(
+            line("=== ann [~a@h.example]  has left #ubuntu [\"bye\"]"),
+            left
+        );
         assert_eq!(line("=== ann was kicked off #ubuntu by bob (bob)"), left);
-        let renamed = Line::Renamed { old: "ann".to_owned(), new: "anna".to_owned() };
+        let renamed = Line::Renamed {
+            old: "ann".to_owned(),
+            new: "anna".to_owned(),
+        };
         assert_eq!(line("=== ann is now known as anna"), renamed);
     }
 
     #[test]
     fn nicks_with_brackets_are_the_same_in_system_lines_and_messages() {
-        assert_eq!(line("=== [m0rph]  [~m@h.example]  has joined #ubuntu"), joined("[m0rph]"));
-        assert_eq!(line("=== [BTF] Chm0d [n=r@h.example]  has joined #x"), joined("[BTF]Chm0d"));
-        assert_eq!(line("=== [cc] smart [n=[cc] smar@h]  has joined #x"), joined("[cc]smart"));
-        let renamed = Line::Renamed { old: "Bart]".to_owned(), new: "[a]b".to_owned() };
+        assert_eq!(
+            line("=== [m0rph]  [~m@h.example]  has joined #ubuntu"),
+            joined("[m0rph]")
+        );
+        assert_eq!(
+            line("=== [BTF] Chm0d [n=r@h.example]  has joined #x"),
+            joined("[BTF]Chm0d")
+        );
+        assert_eq!(
+            line("=== [cc] smart [n=[cc] smar@h]  has joined #x"),
+            joined("[cc]smart")
+        );
+        let renamed = Line::Renamed {
+            old: "Bart]".to_owned(),
+            new: "[a]b".to_owned(),
+        };
         assert_eq!(line("=== Bart]  is now known as [a] b"), renamed);
     }
 
@@ -218,7 +279,14 @@ mod tests {
 
     #[test]
     fn blank_lines_are_known_as_such() {
-        for text in ["", "  ", "[09:43] <drcode>", "[09:43] <drcode> ", " * ann", "[09:43]  * ann "] {
+        for text in [
+            "",
+            "  ",
+            "[09:43] <drcode>",
+            "[09:43] <drcode> ",
+            " * ann",
+            "[09:43]  * ann ",
+        ] {
             assert_eq!(line(text), Line::Blank, "{text:?}");
         }
     }
@@ -242,6 +310,9 @@ mod tests {
     #[test]
     fn annotations_name_the_answered_line() {
         let replies = parse_annotations("993 1000 - \n1001 1001 -\n5 1002 -\n7 1002 -\nx\n");
-        assert_eq!(replies.into_iter().collect::<Vec<_>>(), [(1000, 993), (1002, 5)]);
+        assert_eq!(
+            replies.into_iter().collect::<Vec<_>>(),
+            [(1000, 993), (1002, 5)]
+        );
     }
 }

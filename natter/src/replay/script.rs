@@ -121,7 +121,11 @@ impl Clock {
 
 impl Writer {
     fn read(&mut self, source: &Source) {
-        let replies = source.annotations.as_deref().map(parse_annotations).unwrap_or_default();
+        let replies = source
+            .annotations
+            .as_deref()
+            .map(parse_annotations)
+            .unwrap_or_default();
         self.nicks.clear();
         self.clock = Clock::default();
         let body = source.bytes.strip_suffix(b"\n").unwrap_or(&source.bytes);
@@ -138,7 +142,9 @@ impl Writer {
                 None => self.channel.clone(),
             };
             let room = self.room(&channel.unwrap_or_else(|| DEFAULT_CHANNEL.to_owned()));
-            let reply_to = replies.get(&number).and_then(|target| step_of_line.get(target));
+            let reply_to = replies
+                .get(&number)
+                .and_then(|target| step_of_line.get(target));
             if let Some(step) = self.line(parsed.line, (room, at_ms), reply_to.copied()) {
                 step_of_line.insert(number, step);
             }
@@ -181,7 +187,12 @@ impl Writer {
                 // One who was there before the log began and says nothing is not worth a join.
                 if self.inside.remove(&(room, user)) {
                     self.script.counts.leaves += 1;
-                    self.script.steps.push(Step { user, room, at_ms, act: Act::Leave });
+                    self.script.steps.push(Step {
+                        user,
+                        room,
+                        at_ms,
+                        act: Act::Leave,
+                    });
                 }
                 return None;
             }
@@ -196,14 +207,24 @@ impl Writer {
         let user = self.user(&nick);
         self.enter(room, user, at_ms);
         self.script.counts.replies += u64::from(reply_to.is_some());
-        self.script.steps.push(Step { user, room, at_ms, act: Act::Say { text, reply_to } });
+        self.script.steps.push(Step {
+            user,
+            room,
+            at_ms,
+            act: Act::Say { text, reply_to },
+        });
         Some(self.script.steps.len() - 1)
     }
 
     fn enter(&mut self, room: usize, user: usize, at_ms: u64) {
         if self.inside.insert((room, user)) {
             self.script.counts.joins += 1;
-            self.script.steps.push(Step { user, room, at_ms, act: Act::Join });
+            self.script.steps.push(Step {
+                user,
+                room,
+                at_ms,
+                act: Act::Join,
+            });
         }
     }
 
@@ -233,7 +254,10 @@ mod tests {
 
     fn script(text: &str, annotations: Option<&str>) -> Script {
         let annotations = annotations.map(str::to_owned);
-        write(&[Source { bytes: text.as_bytes().to_vec(), annotations }])
+        write(&[Source {
+            bytes: text.as_bytes().to_vec(),
+            annotations,
+        }])
     }
 
     /// Steps as short words.
@@ -243,8 +267,14 @@ mod tests {
             match &step.act {
                 Act::Join => format!("+{user}"),
                 Act::Leave => format!("-{user}"),
-                Act::Say { text, reply_to: None } => format!("{user}: {text}"),
-                Act::Say { text, reply_to: Some(to) } => format!("{user}: {text} ({to})"),
+                Act::Say {
+                    text,
+                    reply_to: None,
+                } => format!("{user}: {text}"),
+                Act::Say {
+                    text,
+                    reply_to: Some(to),
+                } => format!("{user}: {text} ({to})"),
             }
         };
         script.steps.iter().map(tell).collect()
@@ -281,18 +311,31 @@ mod tests {
         let text = "[10:00] <ann> q\n=== mode/#x [+o ann]\n[10:00] <bob>\n[10:01] <bob> a\n";
         let script = script(text, Some("0 3 -\n2 3 -\n"));
         assert_eq!(told(&script), ["+ann", "ann: q", "+bob", "bob: a (1)"]);
-        assert_eq!((script.counts.blank, script.counts.other, script.counts.replies), (1, 1, 1));
-        let to_blank = super::write(&[Source {
+        assert_eq!(
+            (
+                script.counts.blank,
+                script.counts.other,
+                script.counts.replies
+            ),
+            (1, 1, 1)
+        );
+        let to_blank = write(&[Source {
             bytes: text.as_bytes().to_vec(),
             annotations: Some("2 3 -\n".to_owned()),
         }]);
-        assert_eq!(to_blank.counts.replies, 0, "a skipped line cannot be answered");
+        assert_eq!(
+            to_blank.counts.replies, 0,
+            "a skipped line cannot be answered"
+        );
     }
 
     #[test]
     fn time_goes_over_midnight_and_from_file_to_file() {
         let text = "[23:59] <a> x\n[00:01] <a> y\n[00:00] <a> z\n";
-        let source = Source { bytes: text.as_bytes().to_vec(), annotations: None };
+        let source = Source {
+            bytes: text.as_bytes().to_vec(),
+            annotations: None,
+        };
         let script = write(&[source.clone(), source]);
         let at: Vec<u64> = script.steps.iter().map(|step| step.at_ms).collect();
         assert_eq!(at, [0, 0, 120_000, 60_000, 121_000, 241_000, 181_000]);
@@ -304,6 +347,9 @@ mod tests {
         let script = script(text, None);
         assert_eq!(script.rooms, ["#a", "#b"]);
         assert_eq!(told(&script), ["+ann", "ann: x", "+ann", "ann: y"]);
-        assert_eq!(script.steps.last().map(|step| (step.room, step.at_ms)), Some((1, 1_000)));
+        assert_eq!(
+            script.steps.last().map(|step| (step.room, step.at_ms)),
+            Some((1, 1_000))
+        );
     }
 }
