@@ -230,7 +230,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// An error with its causes, as one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

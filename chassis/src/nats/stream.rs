@@ -100,6 +100,12 @@ enum Which<'a> {
 }
 
 #[derive(Serialize)]
+struct Next<'a> {
+    seq: u64,
+    next_by_subj: &'a str,
+}
+
+#[derive(Serialize)]
 struct Batch<'a> {
     seq: u64,
     batch: u32,
@@ -132,10 +138,27 @@ impl Nats {
         self.get(stream, &Which::Seq(seq)).await
     }
 
+    /// The first message of a subject at or above `from_seq`, from the stream's leader.
+    ///
+    /// # Errors
+    /// If the leader does not answer or refuses.
+    pub async fn next_for_subject(
+        &self,
+        stream: &str,
+        subject: &str,
+        from_seq: u64,
+    ) -> Result<Option<StoredMessage>, ApiError> {
+        let next = Next {
+            seq: from_seq.max(1),
+            next_by_subj: subject,
+        };
+        self.get(stream, &next).await
+    }
+
     async fn get(
         &self,
         stream: &str,
-        which: &Which<'_>,
+        which: &impl Serialize,
     ) -> Result<Option<StoredMessage>, ApiError> {
         match self
             .api::<Got>(&format!("STREAM.MSG.GET.{stream}"), which)

@@ -80,11 +80,11 @@ fn continued(mut room: Room, applied: StreamSeq, tail: &[Tail]) -> Result<Room, 
             room.apply_to_messages(entry.position, &entry.event);
             continue;
         }
-        if room.state.head_hash != entry.prev {
+        let follows = room.state.head_hash == entry.prev
+            && room.apply(entry.position, &entry.event, entry.hash).is_ok();
+        if !follows {
             return Err(entry.position);
         }
-        room.apply(entry.position, &entry.event, entry.hash)
-            .map_err(|_| entry.position)?;
     }
     Ok(room)
 }

@@ -169,7 +169,7 @@ impl Sequencer {
             match (lookup, answer) {
                 (lookup, None) => self.give_up(&lookup),
                 (Lookup::Room(room), Some((applied, Answered::Room(state)))) => {
-                    self.take_room(room, applied, state.map(|state| *state));
+                    self.take_room(&room, applied, state.map(|state| *state));
                 }
                 (Lookup::Messages(room, seqs), Some((applied, Answered::Messages(states))))
                     if states.len() == seqs.len() =>
@@ -186,7 +186,7 @@ impl Sequencer {
                     }
                 }
                 (Lookup::User(user), Some((_, Answered::User(facts)))) => {
-                    self.take_user(user, Some(facts));
+                    self.take_user(&user, Some(facts));
                 }
                 // An answer to another question: as good as none.
                 (lookup, Some(_)) => self.give_up(&lookup),
@@ -194,9 +194,9 @@ impl Sequencer {
         }
     }
 
-    fn take_room(&mut self, room: RoomId, applied: StreamSeq, state: Option<RoomState>) {
+    fn take_room(&mut self, room: &RoomId, applied: StreamSeq, state: Option<RoomState>) {
         let wanted = Wanted::Room(room.clone());
-        let base = self.partition.install_room(&room, applied, state);
+        let base = self.partition.install_room(room, applied, state);
         if base == Base::TooOld {
             self.lookups.want_again(wanted);
             return;
@@ -240,7 +240,7 @@ impl Sequencer {
         }
     }
 
-    fn take_user(&mut self, user: UserId, facts: Option<UserFacts>) {
+    fn take_user(&mut self, user: &UserId, facts: Option<UserFacts>) {
         for ticket in self.lookups.take_waiters(&Wanted::User(user.clone())) {
             if let Some(answers) = self.desk.answers_mut(ticket) {
                 answers.users.insert(user.clone(), facts);
@@ -252,7 +252,7 @@ impl Sequencer {
     /// History did not answer: whoever must have the answer gets `unavailable`.
     fn give_up(&mut self, lookup: &Lookup) {
         if let Lookup::User(user) = lookup {
-            self.take_user(user.clone(), None);
+            self.take_user(user, None);
             return;
         }
         for wanted in lookup.wanted() {

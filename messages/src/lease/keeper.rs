@@ -1,0 +1,499 @@
+//! Keeps this process's leases: renews, takes, hands over, and starts and ends the writers.
+//!
+//! One task; everything that takes long runs beside it and reports back.
+
+use super::slot::{self, Claim};
+use super::{Board, Move, home, plan};
+use crate::sequencer::Sequencer;
+use crate::shared::Shared;
+use crate::takeover::take_over;
+use crate::writer::{Ended, Inlets, Orders, Writer};
+use async_nats::{HeaderMap, Subscriber};
+use chassis::backoff::{Backoff, INFRASTRUCTURE};
+use chassis::nats::RequestError;
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use protocol::Partition;
+use protocol::subject::Subject;
+use rand::RngExt as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Between two renewals and looks at the bucket.
+const SWEEP: Duration = Duration::from_secs(1);
+/// A partition without a lease for this long is anyone's.
+const FREE_LONG: Duration = Duration::from_secs(2);
+/// How long an owner may take to say that it is alive.
+const PROBE: Duration = Duration::from_millis(100);
+/// Between the two questions, at least and at most.
+const PROBE_GAP_MS: std::ops::Range<u64> = 50..150;
+/// How much longer waits whoever is not first in line.
+const SECOND_IN_LINE: Duration = Duration::from_millis(200);
+/// How long all writers together may take to drain at the end.
+const GOODBYE: Duration = Duration::from_secs(4);
+/// Between two attempts to take a partition that was found unusable.
+const STOPPED_PAUSE: Duration = Duration::from_secs(10);
+
+/// What the keeper hears.
+enum Heard {
+    Opened(Partition, Instant),
+    Ended(Partition, Ended),
+    Orphan(Partition),
+    Probed(Partition),
+}
+
+/// A lease that this process holds.
+struct Held {
+    revision: u64,
+    orders: Orders,
+    opened: bool,
+}
+
+/// What the service shows of its leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Partitions held.
+    pub(crate) held: usize,
+    /// Partitions held that admit commands.
+    pub(crate) open: usize,
+    /// Partitions that nobody holds.
+    pub(crate) orphans: usize,
+    /// The bucket could be read and every lease renewed lately.
+    pub(crate) connected: bool,
+}
+
+/// Keeps the leases of one process.
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    held: BTreeMap<Partition, Held>,
+    alive_revision: u64,
+    free_since: BTreeMap<Partition, Instant>,
+    not_before: BTreeMap<Partition, Instant>,
+    probing: BTreeSet<Partition>,
+    board: Board,
+    first_look: bool,
+    sender: mpsc::Sender<Heard>,
+    receiver: mpsc::Receiver<Heard>,
+    standing: watch::Sender<Standing>,
+}
+
+impl Keeper {
+    pub(crate) fn new(shared: Arc<Shared>, standing: watch::Sender<Standing>) -> Self {
+        // Each partition reports a handful of things; the keeper never lets them wait long.
+        let (sender, receiver) = mpsc::channel(1_024);
+        Self {
+            shared,
+            held: BTreeMap::new(),
+            alive_revision: 0,
+            free_since: BTreeMap::new(),
+            not_before: BTreeMap::new(),
+            probing: BTreeSet::new(),
+            board: Board::default(),
+            first_look: true,
+            sender,
+            receiver,
+            standing,
+        }
+    }
+
+    /// Runs until `stop`, then hands everything over.
+    pub(crate) async fn run(mut self, mut hints: Subscriber, stop: CancellationToken) {
+        let mut next_sweep = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(heard) = self.receiver.recv() => self.hear(heard).await,
+                Some(hint) = hints.next() => {
+                    if let Ok(Subject::Hint(partition)) = Subject::parse(&hint.subject) {
+                        self.probe(partition);
+                    }
+                }
+                () = tokio::time::sleep_until(next_sweep) => {
+                    self.sweep().await;
+                    next_sweep = Instant::now() + SWEEP;
+                }
+            }
+            self.show();
+        }
+        self.say_goodbye().await;
+    }
+
+    async fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Opened(partition, since) => {
+                if let Some(held) = self.held.get_mut(&partition) {
+                    held.opened = true;
+                    self.shared.metrics.takeovers_total.inc();
+                    let seconds = since.elapsed().as_secs_f64();
+                    self.shared.metrics.takeover_seconds.observe(seconds);
+                    tracing::debug!(
+                        partition = partition.number(),
+                        duration_ms = since.elapsed().as_millis(),
+                        "partition {partition} is open"
+                    );
+                }
+            }
+            Heard::Ended(partition, why) => self.ended(partition, why).await,
+            Heard::Probed(partition) => {
+                self.probing.remove(&partition);
+            }
+            Heard::Orphan(partition) => {
+                self.probing.remove(&partition);
+                if !self.held.contains_key(&partition) && !self.shared.view.borrow().is_skewed() {
+                    self.take(vec![partition], true).await;
+                }
+            }
+        }
+    }
+
+    async fn ended(&mut self, partition: Partition, why: Ended) {
+        let Some(held) = self.held.remove(&partition) else {
+            return;
+        };
+        let key = partition.lease_key();
+        match why {
+            Ended::Told => self.give_back(partition, held.revision).await,
+            Ended::Stopped => {
+                self.not_before
+                    .insert(partition, Instant::now() + STOPPED_PAUSE);
+                self.give_back(partition, held.revision).await;
+            }
+            Ended::Overtaken => {
+                // Somebody wrote; whether the lease is still ours tells who goes on.
+                let (nats, me) = (&self.shared.nats, &self.shared.instance);
+                if let Claim::Ours(revision) = slot::renew(nats, &key, me, held.revision).await {
+                    self.start(vec![(partition, revision)]);
+                }
+            }
+        }
+    }
+
+    async fn give_back(&self, partition: Partition, revision: u64) {
+        slot::release(&self.shared.nats, &partition.lease_key(), revision).await;
+        // Whoever it belongs to need not wait for its next look.
+        let hint = Subject::Hint(partition).to_string();
+        let sent = self
+            .shared
+            .nats
+            .publish(hint, HeaderMap::new(), bytes::Bytes::new())
+            .await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a hint could not be sent");
+        }
+    }
+
+    /// Renews everything, reads the bucket, and acts by the plan.
+    async fn sweep(&mut self) {
+        let (nats, me) = (&self.shared.nats, &self.shared.instance);
+        let alive = slot::instance_key(me);
+        let renewals = self.held.iter().map(|(partition, held)| async move {
+            let key = partition.lease_key();
+            (*partition, slot::renew(nats, &key, me, held.revision).await)
+        });
+        let (claims, alive) = tokio::join!(
+            join_all(renewals),
+            slot::renew(nats, &alive, me, self.alive_revision),
+        );
+        let mut connected = matches!(alive, Claim::Ours(_));
+        if let Claim::Ours(revision) = alive {
+            self.alive_revision = revision;
+        }
+        for (partition, claim) in claims {
+            let Some(held) = self.held.get_mut(&partition) else {
+                continue;
+            };
+            match claim {
+                Claim::Ours(revision) => held.revision = revision,
+                Claim::Theirs => {
+                    held.orders.stop.cancel();
+                    self.held.remove(&partition);
+                }
+                // The compare-and-set on the log is what protects; working on is right.
+                Claim::Unknown => connected = false,
+            }
+        }
+        match slot::board(nats).await {
+            Some(board) => self.board = board,
+            None => connected = false,
+        }
+        self.standing.send_if_modified(|standing| {
+            std::mem::replace(&mut standing.connected, connected) != connected
+        });
+        if connected {
+            self.act().await;
+        }
+    }
+
+    async fn act(&mut self) {
+        let now = Instant::now();
+        self.board.instances.insert(self.shared.instance.clone());
+        for partition in Partition::all() {
+            if self.board.leases.contains_key(&partition) {
+                self.free_since.remove(&partition);
+            } else {
+                self.free_since.entry(partition).or_insert(now);
+            }
+        }
+        if self.shared.view.borrow().is_skewed() {
+            for held in self.held.values() {
+                held.orders.drain.cancel();
+            }
+            return;
+        }
+        let free_long = self.free_since.iter();
+        let free_long = free_long
+            .filter(|(_, since)| now.duration_since(**since) >= FREE_LONG)
+            .map(|(partition, _)| *partition)
+            .collect();
+        let mut wanted = Vec::new();
+        for step in plan(&self.board, &self.shared.instance, &free_long) {
+            match step {
+                Move::Take(partition) => {
+                    let early = self.not_before.get(&partition).is_some_and(|t| now < *t);
+                    if !early && !self.held.contains_key(&partition) {
+                        wanted.push(partition);
+                    }
+                }
+                Move::HandOver(partition) => {
+                    if let Some(held) = self.held.get(&partition) {
+                        held.orders.drain.cancel();
+                    }
+                }
+            }
+        }
+        self.take(wanted, false).await;
+        if std::mem::take(&mut self.first_look) {
+            // A process that was killed and is back need not wait for its old leases to end.
+            let others: Vec<Partition> = self.board.leases.keys().copied().collect();
+            for partition in others {
+                self.probe(partition);
+            }
+        }
+    }
+
+    /// Takes leases, and the partitions of those that were got.
+    async fn take(&mut self, partitions: Vec<Partition>, force: bool) {
+        let (nats, me) = (&self.shared.nats, &self.shared.instance);
+        let claims = partitions.into_iter().map(|partition| async move {
+            let key = partition.lease_key();
+            (partition, slot::claim(nats, &key, me, force).await)
+        });
+        let got = join_all(claims)
+            .await
+            .into_iter()
+            .filter_map(|(partition, claim)| match claim {
+                Claim::Ours(revision) => Some((partition, revision)),
+                Claim::Theirs | Claim::Unknown => None,
+            });
+        self.start(got.collect());
+    }
+
+    /// Takes partitions over whose leases are ours.
+    fn start(&mut self, leases: Vec<(Partition, u64)>) {
+        if leases.is_empty() {
+            return;
+        }
+        let mut taken = BTreeMap::new();
+        for (partition, revision) in leases {
+            let orders = Orders::default();
+            taken.insert(partition, orders.clone());
+            let held = Held {
+                revision,
+                orders,
+                opened: false,
+            };
+            self.held.insert(partition, held);
+        }
+        let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
+        self.shared.tasks.spawn("takeover", async move {
+            run_takeover(shared, taken, sender).await;
+        });
+    }
+
+    /// Asks twice whether a partition's owner is alive, beside the keeper.
+    fn probe(&mut self, partition: Partition) {
+        let early = self
+            .not_before
+            .get(&partition)
+            .is_some_and(|t| Instant::now() < *t);
+        if early || self.held.contains_key(&partition) || !self.probing.insert(partition) {
+            return;
+        }
+        let mut others = self.board.instances.clone();
+        if let Some(holder) = self.board.leases.get(&partition) {
+            others.remove(holder);
+        }
+        others.insert(self.shared.instance.clone());
+        let first_in_line = home(partition, &others) == Some(&self.shared.instance);
+        let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
+        self.shared.tasks.spawn("probe", async move {
+            let orphan = is_orphan(&shared, partition, first_in_line).await;
+            let heard = if orphan {
+                Heard::Orphan(partition)
+            } else {
+                Heard::Probed(partition)
+            };
+            tell(&sender, heard).await;
+        });
+    }
+
+    fn show(&self) {
+        let conditions = self.shared.conditions();
+        let open = conditions.values().filter(|c| c.open).count();
+        drop(conditions);
+        let orphans = Partition::all().filter(|partition| {
+            !self.held.contains_key(partition) && !self.board.leases.contains_key(partition)
+        });
+        let (held, orphans) = (self.held.len(), orphans.count());
+        self.shared
+            .metrics
+            .partitions
+            .set(i64::try_from(held).unwrap_or(i64::MAX));
+        self.standing.send_if_modified(|standing| {
+            let next = Standing {
+                held,
+                open,
+                orphans,
+                connected: standing.connected,
+            };
+            std::mem::replace(standing, next) != next
+        });
+    }
+
+    /// Drains all writers and gives every lease back.
+    async fn say_goodbye(mut self) {
+        for held in self.held.values() {
+            held.orders.drain.cancel();
+        }
+        let until = Instant::now() + GOODBYE;
+        while !self.held.is_empty() {
+            match tokio::time::timeout_at(until, self.receiver.recv()).await {
+                Ok(Some(Heard::Ended(partition, _))) => {
+                    if let Some(held) = self.held.remove(&partition) {
+                        self.give_back(partition, held.revision).await;
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        for held in self.held.values() {
+            held.orders.stop.cancel();
+        }
+        let key = slot::instance_key(&self.shared.instance);
+        slot::release(&self.shared.nats, &key, self.alive_revision).await;
+    }
+}
+
+async fn tell(sender: &mpsc::Sender<Heard>, heard: Heard) {
+    if sender.send(heard).await.is_err() {
+        tracing::debug!("the keeper has ended");
+    }
+}
+
+/// Nobody listens, twice: a paused owner is still subscribed, so silence proves nothing.
+async fn is_orphan(shared: &Shared, partition: Partition, first_in_line: bool) -> bool {
+    let asked = || {
+        let subject = Subject::Own(partition).to_string();
+        shared
+            .nats
+            .request(subject, HeaderMap::new(), bytes::Bytes::new(), PROBE)
+    };
+    if !matches!(asked().await, Err(RequestError::NoResponders)) {
+        return false;
+    }
+    let gap_ms = rand::rng().random_range(PROBE_GAP_MS);
+    tokio::time::sleep(Duration::from_millis(gap_ms)).await;
+    if !first_in_line {
+        tokio::time::sleep(SECOND_IN_LINE).await;
+    }
+    matches!(asked().await, Err(RequestError::NoResponders))
+}
+
+/// Reads the tails and starts the writers; tries again until it succeeds or is told to end.
+async fn run_takeover(
+    shared: Arc<Shared>,
+    mut taken: BTreeMap<Partition, Orders>,
+    sender: mpsc::Sender<Heard>,
+) {
+    let since = Instant::now();
+    let mut inlets: BTreeMap<Partition, Inlets> = BTreeMap::new();
+    let mut backoff = Backoff::new(INFRASTRUCTURE);
+    let sequencers = loop {
+        // A lease that was lost or is to be handed over meanwhile needs no tail.
+        let told = |orders: &Orders| orders.stop.is_cancelled() || orders.drain.is_cancelled();
+        let gone: Vec<Partition> = taken
+            .iter()
+            .filter(|(_, orders)| told(orders))
+            .map(|(partition, _)| *partition)
+            .collect();
+        for partition in gone {
+            taken.remove(&partition);
+            tell(&sender, Heard::Ended(partition, Ended::Told)).await;
+        }
+        if taken.is_empty() {
+            return;
+        }
+        match prepare(&shared, &taken, &mut inlets).await {
+            Ok(sequencers) => break sequencers,
+            Err(error) => {
+                let wait = backoff.next_wait();
+                tracing::warn!(
+                    error = %chassis::tasks::chain(&*error),
+                    retry_in_ms = wait.as_millis(),
+                    "taking partitions over failed"
+                );
+                tokio::time::sleep(wait).await;
+            }
+        }
+    };
+    for (partition, sequencer) in sequencers {
+        let Some((orders, inlets)) = taken.remove(&partition).zip(inlets.remove(&partition)) else {
+            continue;
+        };
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            partition,
+            sequencer,
+            inlets,
+            orders,
+        };
+        let sender = sender.clone();
+        shared.tasks.spawn("writer", async move {
+            let opened = {
+                let sender = sender.clone();
+                move || {
+                    // Never full: the keeper hears a handful of things from each partition.
+                    if sender.try_send(Heard::Opened(partition, since)).is_err() {
+                        tracing::debug!("the keeper does not listen");
+                    }
+                }
+            };
+            let ended = writer.run(opened).await;
+            tell(&sender, Heard::Ended(partition, ended)).await;
+        });
+    }
+}
+
+async fn prepare(
+    shared: &Shared,
+    taken: &BTreeMap<Partition, Orders>,
+    inlets: &mut BTreeMap<Partition, Inlets>,
+) -> Result<BTreeMap<Partition, Sequencer>, Box<dyn std::error::Error + Send + Sync>> {
+    let missing: Vec<Partition> = taken
+        .keys()
+        .filter(|partition| !inlets.contains_key(partition))
+        .copied()
+        .collect();
+    let opened = join_all(missing.iter().map(|p| Inlets::open(shared, *p))).await;
+    for (partition, opened) in missing.into_iter().zip(opened) {
+        inlets.insert(partition, opened?);
+    }
+    let partitions: Vec<Partition> = taken.keys().copied().collect();
+    Ok(take_over(shared, &partitions).await?)
+}
