@@ -1,0 +1,454 @@
+//! Whether the archive agrees with itself: each room's chain, and its messages with its events.
+//!
+//! Everything is computed anew from the lines. The chain alone is checked by [`ChainCheck`], which
+//! takes the lines of the log as well.
+
+use crate::record::hash_of;
+use crate::store::verify::{EventCheck, MessageCheck};
+use crate::store::{self, Snapshot, StoreError, text};
+use protocol::chain::Hash;
+use protocol::event::{Event, EventBody, LogEvent};
+use protocol::room::message::MessageState;
+use protocol::{RoomId, Seq};
+use sqlx::PgPool;
+use std::collections::BTreeMap;
+
+/// Rows that are read at once.
+const CHUNK: u32 = 2_000;
+
+/// The first thing that is wrong with a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The event or message.
+    pub seq: Seq,
+    /// Where: `events`, `messages`, `rooms` or `log`.
+    pub place: &'static str,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// What was found about a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomReport {
+    /// The room.
+    pub room: RoomId,
+    /// Events checked.
+    pub events: u64,
+    /// Messages checked.
+    pub messages: u64,
+    /// Seq and hash of the last event of the chain.
+    pub head: (Seq, Hash),
+    /// The first fault, if there is one.
+    pub fault: Option<Fault>,
+}
+
+/// Checks a chain, line after line.
+#[derive(Clone, Debug)]
+pub struct ChainCheck {
+    head: Seq,
+    hash: Hash,
+    place: &'static str,
+}
+
+impl ChainCheck {
+    /// A chain from its first event on; `place` names it in faults.
+    #[must_use]
+    pub const fn new(place: &'static str) -> Self {
+        Self {
+            head: Seq(0),
+            hash: Hash::ZERO,
+            place,
+        }
+    }
+
+    /// A chain that goes on behind this event.
+    #[must_use]
+    pub const fn after(place: &'static str, head: Seq, hash: Hash) -> Self {
+        Self { head, hash, place }
+    }
+
+    /// The last event that was checked, and its hash.
+    #[must_use]
+    pub const fn head(&self) -> (Seq, Hash) {
+        (self.head, self.hash)
+    }
+
+    /// Checks that a line is the next event: its seq, and that it names the one before.
+    ///
+    /// # Errors
+    /// The fault; the chain stands where it was.
+    pub fn next(&mut self, line: &str) -> Result<Event, Fault> {
+        let expected = self.head.next();
+        let fault = |seq, what| Fault {
+            seq,
+            place: self.place,
+            what,
+        };
+        let logged = LogEvent::parse(line)
+            .map_err(|error| fault(expected, format!("the line cannot be read: {error}")))?;
+        let event = logged.event;
+        let follows = match &event.body {
+            EventBody::Void { from } => *from == expected && event.seq >= expected,
+            EventBody::Room { .. }
+            | EventBody::Member { .. }
+            | EventBody::Role { .. }
+            | EventBody::Msg(_)
+            | EventBody::Edit { .. }
+            | EventBody::Del { .. }
+            | EventBody::Read { .. }
+            | EventBody::Unknown(_) => event.seq == expected,
+        };
+        if !follows {
+            let what = format!("expected seq {expected}, found {}", event.seq);
+            return Err(fault(expected, what));
+        }
+        if logged.prev != self.hash {
+            let what = format!(
+                "prev is {}, but the event before hashes to {}",
+                logged.prev, self.hash
+            );
+            return Err(fault(event.seq, what));
+        }
+        (self.head, self.hash) = (event.seq, hash_of(line));
+        Ok(event)
+    }
+}
+
+/// Every room of the archive.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn rooms(pool: &PgPool) -> Result<Vec<RoomId>, StoreError> {
+    let mut snapshot = Snapshot::begin(pool).await?;
+    let rooms = store::verify::rooms(&mut snapshot).await?;
+    snapshot.end().await?;
+    Ok(rooms)
+}
+
+/// Checks a room; `None` if the archive has none of that id.
+///
+/// # Errors
+/// If Postgres does not answer; what is wrong with the room is in the report.
+pub async fn room(pool: &PgPool, room: &RoomId) -> Result<Option<RoomReport>, StoreError> {
+    let mut snapshot = Snapshot::begin(pool).await?;
+    let Some(row) = store::verify::room(&mut snapshot, room).await? else {
+        return Ok(None);
+    };
+    let mut fold = Fold::default();
+    let mut chain = ChainCheck::new("events");
+    let mut fault = events(&mut snapshot, room, &mut chain, &mut fold).await?;
+    let mut messages = 0;
+    if fault.is_none() {
+        (messages, fault) = self::messages(&mut snapshot, room, &fold).await?;
+    }
+    if fault.is_none() && chain.head() != (row.head, row.head_hash) {
+        let what = format!(
+            "the row says {}:{}, the chain ends at {}:{}",
+            row.head, row.head_hash, chain.head, chain.hash
+        );
+        fault = Some(Fault {
+            seq: chain.head,
+            place: "rooms",
+            what,
+        });
+    }
+    snapshot.end().await?;
+    let head = chain.head();
+    Ok(Some(RoomReport {
+        room: room.clone(),
+        events: fold.events,
+        messages,
+        head,
+        fault,
+    }))
+}
+
+async fn events(
+    snapshot: &mut Snapshot,
+    room: &RoomId,
+    chain: &mut ChainCheck,
+    fold: &mut Fold,
+) -> Result<Option<Fault>, StoreError> {
+    let mut after = Seq(0);
+    loop {
+        let rows = store::verify::events(snapshot, room, after, CHUNK).await?;
+        let Some(last) = rows.last() else {
+            return Ok(None);
+        };
+        after = last.event.seq;
+        for row in &rows {
+            match check_event(row, chain) {
+                Ok(event) => fold.add(&event),
+                Err(fault) => return Ok(Some(fault)),
+            }
+        }
+    }
+}
+
+fn check_event(row: &EventCheck, chain: &mut ChainCheck) -> Result<Event, Fault> {
+    let fault = |what: String| Fault {
+        seq: row.event.seq,
+        place: "events",
+        what,
+    };
+    if let Some(poison) = &row.poison {
+        return Err(fault(format!("it was not applied: {poison}")));
+    }
+    let hash = hash_of(&row.event.line);
+    if hash != row.hash {
+        return Err(fault(format!(
+            "the line hashes to {hash}, the row says {}",
+            row.hash
+        )));
+    }
+    let event = chain.next(&row.event.line)?;
+    if event.seq != row.event.seq || event.room != row.event.room {
+        return Err(fault(format!(
+            "the line is of {} in room {}",
+            event.seq, event.room
+        )));
+    }
+    Ok(event)
+}
+
+/// A message as the events make it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shown {
+    state: MessageState,
+    n: Option<u64>,
+    ts: protocol::Timestamp,
+    /// Hash of text and mentions: a room's texts are not held in memory.
+    content: Hash,
+}
+
+/// The messages of a room, folded from its events.
+#[derive(Debug, Default)]
+struct Fold {
+    events: u64,
+    messages: BTreeMap<Seq, Shown>,
+}
+
+impl Fold {
+    fn add(&mut self, event: &Event) {
+        self.events += 1;
+        if let (EventBody::Msg(message), Some(state)) = (&event.body, MessageState::sent(event)) {
+            let mentions = message.mentions.iter().map(text::mention);
+            let content = content(&message.text, mentions);
+            let shown = Shown {
+                state,
+                n: message.n,
+                ts: event.ts,
+                content,
+            };
+            self.messages.insert(event.seq, shown);
+        }
+        self.change(event);
+    }
+
+    /// Folds what an event changes of earlier messages.
+    fn change(&mut self, event: &Event) {
+        let EventBody::Edit {
+            on,
+            text,
+            mentions,
+            won,
+            ..
+        } = &event.body
+        else {
+            for (from, to) in touched(event) {
+                for (seq, shown) in self.messages.range_mut(from..=to) {
+                    shown.state.apply(*seq, event);
+                }
+            }
+            return;
+        };
+        if let Some(shown) = self.messages.get_mut(on) {
+            shown.state.apply(*on, event);
+            if *won {
+                shown.content = content(text, mentions.iter().map(text::mention));
+            }
+        }
+    }
+}
+
+/// The ranges of earlier messages that an event may change.
+fn touched(event: &Event) -> Vec<(Seq, Seq)> {
+    let last = event.seq.before();
+    let ranges: Vec<(Seq, Seq)> = match &event.body {
+        EventBody::Del { on, user, to, .. } => {
+            let by_user = user.as_ref().and(*to).map(|to| (Seq(1), to));
+            on.iter()
+                .map(|range| (range.0, range.1))
+                .chain(by_user)
+                .collect()
+        }
+        EventBody::Msg(message) => message
+            .thread
+            .map(|root| (root, root))
+            .into_iter()
+            .collect(),
+        EventBody::Edit { on, .. } => vec![(*on, *on)],
+        EventBody::Room { .. }
+        | EventBody::Member { .. }
+        | EventBody::Role { .. }
+        | EventBody::Read { .. }
+        | EventBody::Void { .. }
+        | EventBody::Unknown(_) => Vec::new(),
+    };
+    let below = ranges.into_iter().map(|(from, to)| (from, to.min(last)));
+    below.filter(|(from, to)| from <= to).collect()
+}
+
+fn content<'a>(text: &'a str, mentions: impl Iterator<Item = &'a str>) -> Hash {
+    let mentions: Vec<&str> = mentions.collect();
+    hash_of(&serde_json::json!({ "text": text, "mentions": mentions }).to_string())
+}
+
+async fn messages(
+    snapshot: &mut Snapshot,
+    room: &RoomId,
+    fold: &Fold,
+) -> Result<(u64, Option<Fault>), StoreError> {
+    let fault = |seq, what: &str| {
+        Some(Fault {
+            seq,
+            place: "messages",
+            what: what.to_owned(),
+        })
+    };
+    let mut expected = fold.messages.iter();
+    let (mut checked, mut after) = (0, Seq(0));
+    loop {
+        let rows = store::verify::messages(snapshot, room, after, CHUNK).await?;
+        let Some(last) = rows.last() else { break };
+        after = last.seq;
+        for row in &rows {
+            match expected.next() {
+                Some((seq, _)) if *seq < row.seq => {
+                    return Ok((checked, fault(*seq, "the row is missing")));
+                }
+                Some((seq, shown)) if *seq == row.seq => {
+                    if let Some(what) = difference(shown, row) {
+                        return Ok((checked, fault(row.seq, what)));
+                    }
+                }
+                Some(_) | None => {
+                    return Ok((
+                        checked,
+                        fault(row.seq, "there is no such message in the events"),
+                    ));
+                }
+            }
+            checked += 1;
+        }
+    }
+    Ok((
+        checked,
+        expected
+            .next()
+            .and_then(|(seq, _)| fault(*seq, "the row is missing")),
+    ))
+}
+
+/// What of a row is not what the events say.
+fn difference(shown: &Shown, row: &MessageCheck) -> Option<&'static str> {
+    let state = &shown.state;
+    let mentions = row.mentions.iter().map(String::as_str);
+    let checks = [
+        (state.author == row.author, "the author is not the event's"),
+        (shown.ts == row.ts, "the time is not the event's"),
+        (shown.n == row.n, "the ordinal is not the event's"),
+        (state.thread == row.thread, "the thread is not the event's"),
+        (
+            u64::from(state.rev) == row.rev,
+            "the greatest revision is not that of the edits",
+        ),
+        (
+            u64::from(state.shown_rev) == row.shown_rev,
+            "the shown revision is not that of the edits",
+        ),
+        (
+            state.eff == row.eff,
+            "the effective time is not that of the edits",
+        ),
+        (
+            state.deleted == row.deleted,
+            "whether it was removed is not what the events say",
+        ),
+        (
+            shown.content == content(&row.text, mentions),
+            "the shown text or mentions are not those of the events",
+        ),
+    ];
+    checks
+        .into_iter()
+        .find(|(same, _)| !same)
+        .map(|(_, what)| what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::chain::{Salt, seal};
+    use protocol::event::{HistoryScope, RoomChanges, RoomKind};
+    use protocol::{Cid, Timestamp, UserId};
+
+    fn lines(count: u64) -> Vec<String> {
+        let mut prev = Hash::ZERO;
+        let mut lines = Vec::new();
+        for seq in 1..=count {
+            let changes = RoomChanges {
+                history: Some(HistoryScope::All),
+                ..RoomChanges::default()
+            };
+            let sealed = seal(&LogEvent {
+                prev,
+                salt: Salt([7; 16]),
+                event: Event {
+                    room: RoomId::parse("r1").unwrap(),
+                    seq: Seq(seq),
+                    ts: Timestamp(5),
+                    by: UserId::parse("alice").unwrap(),
+                    cid: Cid::from_parts(seq, [0; 10]),
+                    body: EventBody::Room {
+                        kind: Some(RoomKind::Public),
+                        changes,
+                    },
+                },
+            });
+            prev = sealed.hash;
+            lines.push(sealed.line);
+        }
+        lines
+    }
+
+    fn first_fault(lines: &[String]) -> Option<u64> {
+        let mut chain = ChainCheck::new("log");
+        lines
+            .iter()
+            .find_map(|line| chain.next(line).err())
+            .map(|fault| fault.seq.0)
+    }
+
+    #[test]
+    fn a_whole_chain_has_no_fault() {
+        assert_eq!(first_fault(&lines(5)), None);
+    }
+
+    #[test]
+    fn a_changed_a_missing_and_a_repeated_line_are_found_where_they_are() {
+        let mut changed = lines(5);
+        changed[2] = changed[2].replace("alice", "alicf");
+        assert_eq!(
+            first_fault(&changed),
+            Some(4),
+            "the next one names what it was"
+        );
+        let mut missing = lines(5);
+        missing.remove(2);
+        assert_eq!(first_fault(&missing), Some(3));
+        let mut repeated = lines(5);
+        repeated.insert(3, repeated[2].clone());
+        assert_eq!(first_fault(&repeated), Some(4));
+    }
+}
