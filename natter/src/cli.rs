@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{child, dev, replay, token};
+use crate::{chat, child, dev, replay, token};
 
 /// A self-hosted chat backend that never loses, reorders or repeats a message.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Dev(dev::Args),
     /// Print a token signed with the development key.
     Token(token::Args),
+    /// Talk in a terminal.
+    Chat(chat::Args),
     /// Play days of IRC through real sockets, watch, and judge what came of it.
     Replay(replay::Args),
     /// Become another program that dies with its parent.
@@ -37,6 +39,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Child(args) => Err(child::exec(&args)),
         Command::Token(args) => token::run(&args),
         Command::Dev(args) => on_this_thread(dev::run(args)),
+        Command::Chat(args) => on_this_thread(chat::run(args)),
         Command::Replay(args) => on_this_thread(replay::run(args)),
     };
     outcome.unwrap_or_else(|error| {

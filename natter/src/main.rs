@@ -2,6 +2,7 @@
 //!
 //! It picks the allocator and the crypto provider and hands over to [`cli`]; it decides nothing else.
 
+mod chat;
 mod child;
 mod cli;
 mod dev;
