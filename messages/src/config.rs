@@ -15,11 +15,16 @@ pub struct Config {
     /// The streams' shape.
     #[command(flatten)]
     pub topology: TopologyConfig,
-    /// Switches the bound on stored commands of one user in one room off.
+    /// Whether stored commands of one user in one room are bounded.
     ///
-    /// Only for measuring: the bound is what keeps one member from filling a room.
-    #[arg(long, env = "NATTER_MESSAGES_RATE_LIMITS_OFF")]
-    pub messages_rate_limits_off: bool,
+    /// On by default: the bound is what keeps one member from filling a room. Off is for measuring.
+    #[arg(
+        long,
+        env = "NATTER_MESSAGES_RATE_LIMITS",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub messages_rate_limits: bool,
     /// Stored commands of one user in one room per second.
     ///
     /// The default is faster than anyone types.
@@ -69,7 +74,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             topology: TopologyConfig::default(),
-            messages_rate_limits_off: false,
+            messages_rate_limits: true,
             messages_rate_per_second: limits::ROOM_RATE_PER_SECOND,
             messages_rate_burst: limits::ROOM_RATE_BURST,
             messages_dedup_age_ms: 900_000,
@@ -108,7 +113,7 @@ impl Config {
         let quarter_ms = i64::try_from(max_age.as_millis() / 4).unwrap_or(i64::MAX);
         let usual = sequencer::Config::default();
         sequencer::Config {
-            rate: (!self.messages_rate_limits_off).then_some(Rate {
+            rate: self.messages_rate_limits.then_some(Rate {
                 per_second: self.messages_rate_per_second,
                 burst: self.messages_rate_burst,
             }),

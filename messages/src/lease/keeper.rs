@@ -76,6 +76,7 @@ pub(crate) struct Keeper {
     probing: BTreeSet<Partition>,
     board: Board,
     first_look: bool,
+    connected: bool,
     sender: mpsc::Sender<Heard>,
     receiver: mpsc::Receiver<Heard>,
     standing: watch::Sender<Standing>,
@@ -94,6 +95,7 @@ impl Keeper {
             probing: BTreeSet::new(),
             board: Board::default(),
             first_look: true,
+            connected: false,
             sender,
             receiver,
             standing,
@@ -221,9 +223,7 @@ impl Keeper {
             Some(board) => self.board = board,
             None => connected = false,
         }
-        self.standing.send_if_modified(|standing| {
-            std::mem::replace(&mut standing.connected, connected) != connected
-        });
+        self.connected = connected;
         if connected {
             self.act().await;
         }
@@ -359,7 +359,7 @@ impl Keeper {
                 held,
                 open,
                 orphans,
-                connected: standing.connected,
+                connected: self.connected,
             };
             std::mem::replace(standing, next) != next
         });
