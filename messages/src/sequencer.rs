@@ -186,7 +186,10 @@ enum Phase {
 }
 
 /// The state machine of one owner of one partition.
-#[derive(Debug)]
+///
+/// `Clone` and `Debug` are complete: a copy goes on exactly like its original, and what prints alike is
+/// alike. The model checker (`tests/model`) relies on both.
+#[derive(Clone, Debug)]
 pub struct Sequencer {
     config: Config,
     phase: Phase,
@@ -218,7 +221,7 @@ pub struct Sequencer {
 }
 
 /// A read that was handed out, and what it proves.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PendingRead {
     id: ReadId,
     after: StreamSeq,

@@ -11,7 +11,7 @@ use protocol::{ErrorCode, Refusal, RoomId, StreamSeq, Timestamp, UserId};
 use std::collections::BTreeMap;
 
 /// An envelope being built, with everything that must be taken back if it is not stored.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Build {
     pub(super) builder: EnvelopeBuilder,
     pub(super) changes: Vec<Change>,
@@ -22,7 +22,7 @@ pub(super) struct Build {
 }
 
 /// An envelope whose outcome is awaited.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Flight {
     pub(super) id: EnvelopeId,
     pub(super) build: Build,

@@ -107,7 +107,7 @@ impl Active {
 }
 
 /// All requests of a partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Desk {
     requests: BTreeMap<Ticket, Active>,
     /// Those that can be judged further, in order of arrival.

@@ -69,7 +69,7 @@ pub(super) enum Wanted {
 }
 
 /// All open questions of a partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Lookups {
     waiters: BTreeMap<Wanted, BTreeSet<Ticket>>,
     /// Those of `waiters` that no open question asks.
