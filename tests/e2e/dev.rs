@@ -1,138 +1,148 @@
-//! `natter dev`: servers that live exactly as long as it does, and data that lives longer.
+//! `natter dev`: what is kept, what is left behind, and the tokens it gives.
 
-use std::path::Path;
-use std::time::Duration;
-
-use async_nats::jetstream;
-use sqlx::{Connection as _, PgConnection};
-use tests::{PATIENCE, Part, Stack, eventually};
-use tokio::time::Instant;
-
-/// The promise for a killed server.
-const RESTART_WITHIN: Duration = Duration::from_secs(2);
-
-async fn database(stack: &Stack) -> PgConnection {
-    let url = stack.database_url().to_owned();
-    eventually(PATIENCE, async || PgConnection::connect(&url).await).await
-}
-
-async fn stream(stack: &Stack) -> jetstream::stream::Stream {
-    let client = async_nats::connect(stack.nats_url()).await.unwrap();
-    let config = jetstream::stream::Config {
-        name: "KEPT".to_owned(),
-        subjects: vec!["kept".to_owned()],
-        ..Default::default()
-    };
-    eventually(PATIENCE, async || {
-        jetstream::new(client.clone())
-            .get_or_create_stream(config.clone())
-            .await
-    })
-    .await
-}
-
-/// Whether a process lives; one that waits to be reaped does not.
-fn lives(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    !state.is_empty() && !state.starts_with(['Z', 'X'])
-}
-
-async fn all_gone(pids: &[u32]) {
-    eventually(PATIENCE, async || {
-        match pids.iter().find(|pid| lives(**pid)) {
-            Some(pid) => Err(format!("{pid} still lives")),
-            None => Ok(()),
-        }
-    })
-    .await;
-}
+use rustix::process::Signal;
+use serde_json::json;
+use tests::{Closed, Part, Socket, Stack, User, all_end, program};
 
 #[tokio::test]
-async fn both_servers_keep_their_data_over_a_restart() {
-    let mut stack = Stack::builder().servers_only().start().await;
-    let mut connection = database(&stack).await;
-    sqlx::raw_sql("create table kept (n int); insert into kept values (7)")
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    let client = async_nats::connect(stack.nats_url()).await.unwrap();
-    stream(&stack).await;
-    jetstream::new(client)
-        .publish("kept", "seven".into())
-        .await
-        .unwrap()
-        .await
-        .unwrap();
-
+async fn a_second_start_keeps_all_data() {
+    let mut stack = Stack::start().await;
+    let mut alice = stack.user("alice").await;
+    let room = alice.creates_room("ops").await;
+    alice.sends(&room, "remember me").await;
+    alice.goes_away();
     stack.stops().await;
-    let began = Instant::now();
     stack.starts_again().await;
-    assert!(
-        began.elapsed() < Duration::from_secs(3),
-        "took {:?}",
-        began.elapsed()
-    );
-
-    let mut connection = database(&stack).await;
-    let n: i32 = sqlx::query_scalar("select n from kept")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
-    assert_eq!(n, 7);
-    let message = stream(&stack).await.get_raw_message(1).await.unwrap();
-    assert_eq!(message.payload, "seven");
+    // The same client with the same cursor and token goes on.
+    alice.finds(stack.socket_url());
+    alice.comes_back().await;
+    assert_eq!(alice.hello["resumed"], true);
+    let next = alice.sends(&room, "I do").await;
+    alice.sees(&room, "I do").await;
+    assert_eq!(alice.texts(&room), ["remember me", "I do"]);
+    let archive = alice.archive(&room).await;
+    assert_eq!(archive.len() as u64, next);
+    assert_eq!(archive[2]["text"], "remember me");
 }
 
 #[tokio::test]
-async fn a_killed_server_runs_again_within_two_seconds() {
-    let stack = Stack::builder().servers_only().start().await;
-    for part in [Part::NatsServer, Part::Postgres] {
-        let began = Instant::now();
-        stack.kills(part).await;
-        match part {
-            Part::NatsServer => {
-                let url = stack.nats_url().to_owned();
-                eventually(PATIENCE, async || async_nats::connect(&url).await).await;
-            }
-            _ => drop(database(&stack).await),
-        }
-        let took = began.elapsed();
-        assert!(took < RESTART_WITHIN, "{} took {took:?}", part.name());
+async fn nothing_is_left_running_after_ctrl_c() {
+    let mut stack = Stack::builder().separate().start().await;
+    let processes = stack.processes();
+    for name in ["nats-server", "postgres", "natter"] {
+        assert!(
+            processes.iter().any(|it| it.name.starts_with(name)),
+            "no {name} in {processes:?}"
+        );
+    }
+    stack.stops().await;
+    all_end(&processes).await;
+}
+
+#[tokio::test]
+async fn nothing_is_left_running_after_it_is_killed() {
+    for builder in [Stack::builder(), Stack::builder().separate()] {
+        let mut stack = builder.start().await;
+        let processes = stack.processes();
+        assert!(processes.len() >= 4, "{processes:?}");
+        stack.dies().await;
+        all_end(&processes).await;
     }
 }
 
 #[tokio::test]
-async fn killing_dev_leaves_no_child_and_the_next_start_is_clean() {
-    let mut stack = Stack::builder().servers_only().start().await;
-    let pids = [stack.pid(Part::NatsServer), stack.pid(Part::Postgres)];
-    assert!(pids.iter().all(|pid| lives(*pid)));
-    stack.dies().await;
-    // At once, while the old servers may still be stopping.
-    stack.starts_again().await;
-    all_gone(&pids).await;
-    drop(database(&stack).await);
+async fn a_part_that_dies_is_started_again() {
+    let stack = Stack::start().await;
+    for part in [Part::All, Part::NatsServer, Part::Postgres] {
+        stack.kills(part).await;
+        stack.is_ready().await;
+    }
+    let mut alice = stack.user("alice").await;
+    let room = alice.creates_room("ops").await;
+    alice.sends(&room, "alive").await;
 }
 
 #[tokio::test]
-async fn stopping_dev_leaves_no_child() {
-    let mut stack = Stack::builder().servers_only().start().await;
-    let pids = [stack.pid(Part::NatsServer), stack.pid(Part::Postgres)];
-    stack.stops().await;
-    all_gone(&pids).await;
-    let left: Vec<_> = std::fs::read_dir(stack.data().join("run"))
-        .unwrap()
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+async fn its_tokens_are_good_until_they_expire() {
+    let stack = Stack::start().await;
+    let token = async |arguments: &[&str]| {
+        let said = program::run(stack.natter(arguments)).await;
+        assert_eq!(said.code, Some(0), "{said:?}");
+        said.out.trim().to_owned()
+    };
+    let good = token(&["token", "alice"]).await;
+    let alice = User::connect(stack.socket_url(), "alice", &good).await;
+    assert_eq!(alice.hello["user"], "alice");
+    let expired = token(&["token", "alice", "--expired"]).await;
+    let mut socket = Socket::open(stack.socket_url()).await;
+    let refused = socket.asks(json!({"op": "hello", "token": expired})).await;
+    assert_eq!(
+        refused.expect_err("it has expired")["code"],
+        "token_expired"
+    );
+    assert_eq!(socket.ends().await, Closed::With(4100));
+    let guest = token(&["token", "gus", "--name", "Gus", "--role", "guest"]).await;
+    let mut gus = User::connect(stack.socket_url(), "gus", &guest).await;
+    let create = json!({"op": "create", "kind": "public", "name": "x", "cid": tests::cid()});
+    gus.is_refused(create, "forbidden").await;
 }
 
 #[tokio::test]
-async fn a_stale_lock_that_names_a_stranger_does_not_stop_postgres() {
-    let mut stack = Stack::builder().servers_only().start().await;
-    stack.stops().await;
-    let lock = stack.data().join("pg/postmaster.pid");
-    assert!(!Path::new(&lock).exists());
-    std::fs::write(&lock, format!("{}\n/somewhere\n", std::process::id())).unwrap();
-    stack.starts_again().await;
-    drop(database(&stack).await);
+async fn two_on_one_machine_do_not_disturb_each_other() {
+    let (one, two) = tokio::join!(Stack::start(), Stack::start());
+    let (mut alice, mut bob) = (one.user("alice").await, two.user("bob").await);
+    alice.creates_room("here").await;
+    assert_eq!(
+        bob.does(json!({"op": "discover"})).await["rooms"],
+        json!([])
+    );
+    // A token of one is nothing in the other: each has a key of its own.
+    let mut socket = Socket::open(two.socket_url()).await;
+    let refused = socket
+        .asks(json!({"op": "hello", "token": one.tokens().token("alice")}))
+        .await;
+    assert_eq!(refused.expect_err("another key")["code"], "unauthorized");
+}
+
+#[tokio::test]
+async fn all_mistakes_in_the_settings_are_told_at_once() {
+    let mut command = program::natter(&["gateway"]);
+    command
+        .env_clear()
+        .env("NATTER_GATEWAY_USER_RATE", "0")
+        .env("NATTER_GATEWAY_DRAIN_SECONDS", "100000");
+    let said = program::run(command).await;
+    assert_eq!(said.code, Some(64), "{said:?}");
+    for name in [
+        "NATTER_GATEWAY_USER_RATE",
+        "NATTER_GATEWAY_DRAIN_SECONDS",
+        "NATTER_JWT_HS256_SECRET_FILE",
+    ] {
+        assert!(said.err.contains(name), "{name} is not in {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_asked_to_stop_stops_in_order() {
+    let stack = Stack::builder().separate().start().await;
+    let mut alice = stack.user("alice").await;
+    let room = alice.creates_room("ops").await;
+    for part in [Part::Messages, Part::History] {
+        let pid = stack.pid(part);
+        stack.signal(part, Signal::TERM);
+        tests::eventually(tests::PATIENCE, async || {
+            if stack.pid(part) == pid {
+                Err("it runs on")
+            } else {
+                Ok(())
+            }
+        })
+        .await;
+        stack.is_ready().await;
+        alice
+            .insists(tests::message(&room, part.name()))
+            .await
+            .expect("stored");
+    }
+    assert_eq!(alice.archive(&room).await.len(), 4);
 }

@@ -1,3 +1,22 @@
-//! Stories that a user, an operator or an attacker would tell, each on servers of its own.
+//! The stories that a user, an operator or an attacker would tell, with real processes.
+//!
+//! Each test has a whole natter of its own, and each file one theme. Nothing here waits for a time:
+//! every wait is for a state, with a deadline.
 
+mod chat;
 mod dev;
+mod failures;
+mod frames;
+mod http;
+mod ids;
+mod late;
+mod limits;
+mod membership;
+mod outage;
+mod reads;
+mod resume;
+mod servers;
+mod settings;
+mod slow;
+mod tokens;
+mod tools;

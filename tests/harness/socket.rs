@@ -6,11 +6,11 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
 
 use crate::eventually::PATIENCE;
 
@@ -67,13 +67,37 @@ impl Socket {
             request.headers_mut().insert(*name, value);
         }
         match tokio::time::timeout(PATIENCE, connect_async(request)).await {
-            Ok(Ok((stream, _))) => Ok(Self {
-                stream,
-                lines: VecDeque::new(),
-                asked: 0,
-            }),
+            Ok(Ok((stream, _))) => Ok(Self::new(stream)),
             Ok(Err(Error::Http(response))) => Err(response.status().as_u16()),
             Ok(Err(_)) | Err(_) => Err(0),
+        }
+    }
+
+    /// Opens it with so small a receive buffer that the server soon feels it when nothing is read.
+    ///
+    /// # Panics
+    ///
+    /// If the upgrade is refused.
+    pub async fn open_narrow(url: &str) -> Self {
+        let request = url.into_client_request().expect("the address is ours");
+        let authority = request.uri().authority().expect("it has a host");
+        let address = authority
+            .as_str()
+            .parse()
+            .expect("the stack is named by address");
+        let tcp = TcpSocket::new_v4().expect("a socket can be made");
+        tcp.set_recv_buffer_size(4096)
+            .expect("a buffer can be small");
+        let tcp = tcp.connect(address).await.expect("the server listens");
+        let opened = client_async(request, MaybeTlsStream::Plain(tcp)).await;
+        Self::new(opened.expect("the upgrade is taken").0)
+    }
+
+    fn new(stream: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
+        Self {
+            stream,
+            lines: VecDeque::new(),
+            asked: 0,
         }
     }
 

@@ -59,6 +59,13 @@ impl Tokens {
         }
     }
 
+    /// Any other key.
+    pub fn with_secret(secret: &[u8]) -> Self {
+        Self {
+            secret: secret.to_vec(),
+        }
+    }
+
     /// A plain user's token.
     pub fn token(&self, user: &str) -> String {
         self.sign(&Claims::of(user))

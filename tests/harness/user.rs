@@ -137,6 +137,11 @@ impl User {
         self.early_replies.clear();
     }
 
+    /// The server has another address now.
+    pub fn finds(&mut self, socket_url: &str) {
+        self.socket_url = socket_url.to_owned();
+    }
+
     /// Sends a command and waits for its reply: `ok` or `err`.
     ///
     /// # Errors
@@ -364,7 +369,7 @@ impl User {
     }
 
     /// Reads and applies one line.
-    async fn reads(&mut self) -> Result<Value, Closed> {
+    pub(crate) async fn reads(&mut self) -> Result<Value, Closed> {
         let socket = self.socket.as_mut().ok_or(Closed::Abruptly)?;
         let line = socket.next().await?;
         self.applies(line.clone()).await;

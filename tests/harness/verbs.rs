@@ -2,9 +2,23 @@
 
 use serde_json::{Value, json};
 
+use crate::eventually::PATIENCE;
 use crate::user::{User, cid};
 
 impl User {
+    /// Says `count` things as fast as a socket takes them: `WORD 0`, `WORD 1` and so on.
+    pub async fn sends_many(&mut self, room: &str, word: &str, count: usize) {
+        let texts: Vec<String> = (0..count)
+            .map(|number| format!("{word} {number}"))
+            .collect();
+        for texts in texts.chunks(64) {
+            let batch = texts.iter().map(|text| message(room, text)).collect();
+            for reply in self.asks_batch(batch).await {
+                reply.unwrap_or_else(|err| panic!("one of many is refused: {err}"));
+            }
+        }
+    }
+
     /// Replaces the text of an own message and returns the reply.
     pub async fn edits(&mut self, room: &str, on: u64, base: u64, text: &str) -> Value {
         let edit = json!({"op": "edit", "room": room, "on": on, "base": base, "text": text});
@@ -61,6 +75,22 @@ impl User {
             events.extend(more);
             if page["more"] != true {
                 return events;
+            }
+        }
+    }
+
+    /// Like [`User::sees`], over however many sockets it takes.
+    pub async fn sees_in_the_end(&mut self, room: &str, text: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE * 2;
+        while self.texts(room).last() != Some(&text) {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{} never saw {text}, only {:?}",
+                self.name,
+                self.texts(room).last()
+            );
+            if self.reads().await.is_err() {
+                self.comes_back().await;
             }
         }
     }

@@ -1,0 +1,208 @@
+//! A part that stays away: what still works, what is answered, and that everything comes back by itself.
+
+use serde_json::{Value, json};
+use tests::{Part, Proxy, Stack, StackBuilder, User, message};
+
+use crate::settings::{forgetful, unhurried};
+
+/// A stack whose database hangs on a cable.
+async fn with_database_on_a_cable(builder: StackBuilder) -> (Stack, Stack, Proxy) {
+    let servers = Stack::builder().servers_only().start().await;
+    let cable = Proxy::to(servers.database_url());
+    let url = cable.url(servers.database_url());
+    let stack = builder
+        .separate()
+        .argument("--database-url")
+        .argument(&url)
+        .start()
+        .await;
+    (stack, servers, cable)
+}
+
+/// Asserts that it is refused for now, with a time to try again.
+async fn is_put_off(user: &mut User, command: Value) {
+    let err = user.is_refused(command, "unavailable").await;
+    assert_eq!(err["temp"], true, "{err}");
+    assert!(
+        err["retry_after_ms"]
+            .as_u64()
+            .is_some_and(|ms| (1..=60_000).contains(&ms)),
+        "{err}"
+    );
+}
+
+#[tokio::test]
+async fn without_the_database_people_go_on_talking() {
+    let (stack, _servers, cable) = with_database_on_a_cable(unhurried()).await;
+    let (mut alice, mut bob) = (stack.user("alice").await, stack.user("bob").await);
+    let room = alice.creates_room("ops").await;
+    bob.joins(&room).await;
+    bob.enters(&room).await;
+    alice.sends(&room, "before").await;
+    bob.sees(&room, "before").await;
+
+    cable.is_cut();
+    stack
+        .reports(Part::History, "not ready", |report| !report.ready)
+        .await;
+    for part in [Part::Gateway, Part::Messages] {
+        stack
+            .reports(part, "degraded and ready", |report| {
+                report.ready && report.degraded()
+            })
+            .await;
+    }
+    let during = alice.sends(&room, "during").await;
+    bob.sees(&room, "during").await;
+    alice.edits(&room, during, 1, "during!").await;
+    bob.sees(&room, "during!").await;
+    let copy = message(&room, "repeated");
+    alice.does(copy.clone()).await;
+    assert_eq!(alice.does(copy).await["dup"], true);
+    is_put_off(&mut alice, json!({"op": "history", "room": room})).await;
+    is_put_off(&mut alice, json!({"op": "rooms"})).await;
+    // The gateway's memory is enough to come back.
+    bob.goes_away();
+    alice.sends(&room, "while away").await;
+    bob.comes_back().await;
+    bob.sees(&room, "while away").await;
+    // The mark is stored; the counts, which only history knows, are left out.
+    let marked = bob.marks_read(&room, during).await;
+    assert!(
+        marked["seq"].is_u64() && marked["unread"].is_null(),
+        "{marked}"
+    );
+
+    cable.is_mended();
+    stack.is_ready().await;
+    for part in [Part::Gateway, Part::Messages] {
+        stack
+            .reports(part, "whole", |report| report.ready && !report.degraded())
+            .await;
+    }
+    alice.sends(&room, "after").await;
+    bob.sees(&room, "after").await;
+    let archive = alice.archive(&room).await;
+    let texts: Vec<&str> = archive
+        .iter()
+        .filter_map(|event| event["text"].as_str())
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "before",
+            "during",
+            "during!",
+            "repeated",
+            "while away",
+            "after"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_needs_the_database_waits_for_it_and_is_stored_once() {
+    let (stack, _servers, cable) = with_database_on_a_cable(forgetful()).await;
+    let mut alice = stack.user("alice").await;
+    let room = alice.creates_room("ops").await;
+    let old = message(&room, "from below the window");
+    let first = alice.does(old.clone()).await;
+    alice.sends_many(&room, "meanwhile", 20).await;
+    alice.archive(&room).await;
+    stack.kills(Part::Messages).await;
+    stack.is_ready().await;
+    // Before the first command, so that nothing of the room is in memory.
+    cable.is_cut();
+    stack
+        .reports(Part::History, "not ready", |report| !report.ready)
+        .await;
+    is_put_off(&mut alice, old.clone()).await;
+    let new = message(&room, "new");
+    is_put_off(&mut alice, new.clone()).await;
+    cable.is_mended();
+    assert_eq!(
+        alice.insists(old).await.expect("a repeat")["seq"],
+        first["seq"]
+    );
+    let stored = alice.insists(new.clone()).await.expect("stored");
+    assert_eq!(
+        alice.insists(new).await.expect("a repeat")["seq"],
+        stored["seq"]
+    );
+    let archive = alice.archive(&room).await;
+    assert_eq!(
+        archive
+            .iter()
+            .filter(|event| event["text"] == "new")
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn without_the_broker_writes_are_put_off_and_go_through_afterwards() {
+    let servers = Stack::builder().servers_only().start().await;
+    let cable = Proxy::to(servers.nats_url());
+    let url = cable.url(servers.nats_url());
+    let stack = unhurried()
+        .separate()
+        .argument("--nats-url")
+        .argument(&url)
+        .start()
+        .await;
+    let (mut alice, mut bob) = (stack.user("alice").await, stack.user("bob").await);
+    let room = alice.creates_room("ops").await;
+    bob.joins(&room).await;
+    bob.enters(&room).await;
+    alice.sends(&room, "before").await;
+
+    cable.is_cut();
+    for part in [Part::Gateway, Part::Messages] {
+        stack
+            .reports(part, "not ready", |report| !report.ready)
+            .await;
+    }
+    let during = message(&room, "during");
+    for _ in 0..3 {
+        is_put_off(&mut alice, during.clone()).await;
+    }
+    cable.is_mended();
+    stack.is_ready().await;
+    let stored = alice.insists(during.clone()).await.expect("stored");
+    assert_eq!(
+        alice.insists(during).await.expect("a repeat")["seq"],
+        stored["seq"]
+    );
+    alice.sends(&room, "after").await;
+    bob.sees_in_the_end(&room, "after").await;
+    assert_eq!(bob.texts(&room), ["before", "during", "after"]);
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_is_as_good_as_none() {
+    let stack = unhurried().separate().start().await;
+    let (mut alice, mut bob) = (stack.user("alice").await, stack.user("bob").await);
+    let room = alice.creates_room("ops").await;
+    bob.joins(&room).await;
+    bob.enters(&room).await;
+    stack.signal(Part::NatsServer, rustix::process::Signal::STOP);
+    let during = message(&room, "during");
+    let err = alice
+        .asks(during.clone())
+        .await
+        .expect_err("no broker, no storing");
+    // Whether it was stored cannot be known while nobody answers.
+    assert!(
+        err["code"] == "unavailable" || err["code"] == "timeout",
+        "{err}"
+    );
+    assert!(
+        err["temp"] == true && err["retry_after_ms"].is_u64(),
+        "{err}"
+    );
+    stack.signal(Part::NatsServer, rustix::process::Signal::CONT);
+    alice.insists(during).await.expect("stored");
+    alice.sends(&room, "after").await;
+    bob.sees_in_the_end(&room, "after").await;
+    assert_eq!(bob.texts(&room), ["during", "after"]);
+}
