@@ -352,4 +352,36 @@ mod tests {
             Some((1, 1_000))
         );
     }
+
+    #[test]
+    fn the_excerpts_of_the_corpus_are_read_to_the_last_line() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/irc/");
+        let read = |name: &str| std::fs::read(format!("{folder}{name}")).unwrap();
+        let day = Source {
+            bytes: read("2007-09-07.raw.txt"),
+            annotations: String::from_utf8(read("2007-09-07.annotation.txt")).ok(),
+        };
+        let forms = Source {
+            bytes: read("forms.txt"),
+            annotations: None,
+        };
+        let day = write(&[day]);
+        assert_eq!(day.rooms, ["#ubuntu"]);
+        let counts = day.counts;
+        let seen = counts.messages + counts.blank + counts.other + counts.renames;
+        assert_eq!(
+            (counts.lines, counts.messages, counts.replies),
+            (330, 239, 148)
+        );
+        assert!(seen <= counts.lines);
+        let forms = write(&[forms]);
+        assert_eq!(forms.users, ["ann", "bob", "[cc]smart", "eve"]);
+        assert_eq!(forms.rooms, ["#forms", "#other"]);
+        let counts = forms.counts;
+        assert_eq!((counts.lines, counts.messages, counts.actions), (13, 6, 2));
+        assert_eq!((counts.blank, counts.other, counts.renames), (2, 2, 1));
+        assert_eq!((counts.joins, counts.leaves), (4, 1));
+        let text = &told(&forms)[6];
+        assert_eq!(text, "[cc]smart: caf\u{fffd} and \u{2}bold\u{2}, naïve");
+    }
 }
