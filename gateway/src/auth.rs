@@ -61,7 +61,9 @@ pub struct Auth {
 
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Auth").field("issuer", &self.issuer).finish_non_exhaustive()
+        f.debug_struct("Auth")
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,7 +96,11 @@ impl Auth {
             let bytes = read(path, "NATTER_JWT_HS256_SECRET_FILE", problems)?;
             let secret = bytes.trim_ascii_end().to_vec();
             let long = secret.len() >= SECRET_BYTES_MIN;
-            problems.require(long, "NATTER_JWT_HS256_SECRET_FILE", "holds fewer than 32 bytes");
+            problems.require(
+                long,
+                "NATTER_JWT_HS256_SECRET_FILE",
+                "holds fewer than 32 bytes",
+            );
             long.then_some(secret)
         });
         let public = args.eddsa_public_key_file.as_deref().and_then(|path| {
@@ -116,13 +122,18 @@ impl Auth {
             "NATTER_DEV_TOKENS",
             "needs NATTER_JWT_HS256_SECRET_FILE to sign with",
         );
-        let key = |decoding, algorithm| Key { decoding, validation: validation(args, algorithm) };
+        let key = |decoding, algorithm| Key {
+            decoding,
+            validation: validation(args, algorithm),
+        };
         Some(Self {
             hs256: secret
                 .as_ref()
                 .map(|secret| key(DecodingKey::from_secret(secret), Algorithm::HS256)),
             eddsa: public.map(|public| key(public, Algorithm::EdDSA)),
-            signing: secret.filter(|_| args.dev_tokens).map(|s| EncodingKey::from_secret(&s)),
+            signing: secret
+                .filter(|_| args.dev_tokens)
+                .map(|s| EncodingKey::from_secret(&s)),
             issuer: args.issuer.clone(),
             audience: args.audience.clone(),
         })
@@ -156,7 +167,10 @@ impl Auth {
         let expires = i64::try_from(claims.exp.saturating_mul(1_000)).unwrap_or(i64::MAX);
         Ok(Identity {
             user: UserId::from_claims(&claims.iss, &claims.sub, claims.iss == self.issuer),
-            guest: claims.roles.iter().any(|role| role.as_str() == Some("guest")),
+            guest: claims
+                .roles
+                .iter()
+                .any(|role| role.as_str() == Some("guest")),
             expires: Timestamp(expires),
         })
     }
@@ -165,10 +179,17 @@ impl Auth {
     ///
     /// # Errors
     /// `bad_request` for an empty user.
-    pub fn dev_token(&self, ask: &DevTokenRequest, now: Timestamp) -> Option<Result<String, Refusal>> {
+    pub fn dev_token(
+        &self,
+        ask: &DevTokenRequest,
+        now: Timestamp,
+    ) -> Option<Result<String, Refusal>> {
         let signing = self.signing.as_ref()?;
         if ask.user.is_empty() || ask.user.len() > 256 {
-            return Some(Err(Refusal::new(ErrorCode::BadRequest, "`user` has 1 to 256 bytes")));
+            return Some(Err(Refusal::new(
+                ErrorCode::BadRequest,
+                "`user` has 1 to 256 bytes",
+            )));
         }
         let claims = DevClaims {
             iss: &self.issuer,
@@ -192,7 +213,10 @@ fn read(path: &Path, name: &str, problems: &mut Problems) -> Option<Vec<u8>> {
     match std::fs::read(path) {
         Ok(bytes) => Some(bytes),
         Err(error) => {
-            problems.add(name, format_args!("reading {} failed: {error}", path.display()));
+            problems.add(
+                name,
+                format_args!("reading {} failed: {error}", path.display()),
+            );
             None
         }
     }
@@ -221,7 +245,10 @@ pub(crate) mod tests {
 
     fn file(name: &str, bytes: &[u8]) -> PathBuf {
         let path = std::env::temp_dir().join(format!("natter-auth-{}-{name}", std::process::id()));
-        std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
+        std::fs::File::create(&path)
+            .unwrap()
+            .write_all(bytes)
+            .unwrap();
         path
     }
 
@@ -237,8 +264,17 @@ pub(crate) mod tests {
 
     fn auth() -> Auth {
         let mut problems = Problems::new();
-        let path = file(&format!("{:?}", std::thread::current().id()), &[SECRET, b"\n"].concat());
-        let auth = Auth::load(&AuthArgs { dev_tokens: true, ..args(Some(path.clone()), None) }, &mut problems);
+        let path = file(
+            &format!("{:?}", std::thread::current().id()),
+            &[SECRET, b"\n"].concat(),
+        );
+        let auth = Auth::load(
+            &AuthArgs {
+                dev_tokens: true,
+                ..args(Some(path.clone()), None)
+            },
+            &mut problems,
+        );
         std::fs::remove_file(path).unwrap();
         problems.finish().unwrap();
         auth.unwrap()
@@ -253,7 +289,12 @@ pub(crate) mod tests {
     }
 
     fn sign(algorithm: Algorithm, secret: &[u8], claims: &Value) -> String {
-        jsonwebtoken::encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret)).unwrap()
+        jsonwebtoken::encode(
+            &Header::new(algorithm),
+            claims,
+            &EncodingKey::from_secret(secret),
+        )
+        .unwrap()
     }
 
     fn with(field: &str, value: Value) -> String {
@@ -268,7 +309,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_valid_token_tells_who_it_is() {
-        let identity = auth().verify(&sign(Algorithm::HS256, SECRET, &claims())).unwrap();
+        let identity = auth()
+            .verify(&sign(Algorithm::HS256, SECRET, &claims()))
+            .unwrap();
         assert_eq!((identity.user.as_str(), identity.guest), ("alice", true));
         assert!(identity.expires.0 > now() * 1_000);
     }
@@ -290,7 +333,11 @@ pub(crate) mod tests {
             with("aud", Value::Null),
             with("iss", Value::Null),
             with("sub", Value::Null),
-            sign(Algorithm::HS256, b"another key, also of 32 bytes !!", &claims()),
+            sign(
+                Algorithm::HS256,
+                b"another key, also of 32 bytes !!",
+                &claims(),
+            ),
             sign(Algorithm::HS512, SECRET, &claims()),
             "eyJhbGciOiJub25lIn0.e30.".to_owned(),
             "x".to_owned(),
@@ -305,20 +352,38 @@ pub(crate) mod tests {
         let private = EncodingKey::from_ed_pem(PRIVATE.as_bytes()).unwrap();
         let token =
             jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims(), &private).unwrap();
-        assert_eq!(auth().verify(&token).unwrap_err().code, ErrorCode::Unauthorized);
+        assert_eq!(
+            auth().verify(&token).unwrap_err().code,
+            ErrorCode::Unauthorized
+        );
     }
 
     #[test]
     fn mistakes_in_the_key_settings_are_named() {
         let mut problems = Problems::new();
         let short = file("short", b"short");
-        assert!(Auth::load(&args(Some(short.clone()), Some(short.clone())), &mut problems).is_none());
+        assert!(
+            Auth::load(
+                &args(Some(short.clone()), Some(short.clone())),
+                &mut problems
+            )
+            .is_none()
+        );
         assert!(Auth::load(&args(None, None), &mut problems).is_none());
-        let dev = AuthArgs { dev_tokens: true, ..args(None, Some("/nowhere".into())) };
+        let dev = AuthArgs {
+            dev_tokens: true,
+            ..args(None, Some("/nowhere".into()))
+        };
         assert!(Auth::load(&dev, &mut problems).is_none());
         std::fs::remove_file(short).unwrap();
         let shown = problems.to_string();
-        for part in ["fewer than 32", "EDDSA_PUBLIC_KEY_FILE: ", "missing; this", "DEV_TOKENS: needs", "/nowhere"] {
+        for part in [
+            "fewer than 32",
+            "EDDSA_PUBLIC_KEY_FILE: ",
+            "missing; this",
+            "DEV_TOKENS: needs",
+            "/nowhere",
+        ] {
             assert!(shown.contains(part), "{part} is not in {shown}");
         }
     }
@@ -326,8 +391,15 @@ pub(crate) mod tests {
     #[test]
     fn a_development_token_is_valid_here() {
         let auth = auth();
-        let ask = DevTokenRequest { user: "bob".to_owned(), name: None, roles: Vec::new() };
-        let token = auth.dev_token(&ask, Timestamp(now() * 1_000)).unwrap().unwrap();
+        let ask = DevTokenRequest {
+            user: "bob".to_owned(),
+            name: None,
+            roles: Vec::new(),
+        };
+        let token = auth
+            .dev_token(&ask, Timestamp(now() * 1_000))
+            .unwrap()
+            .unwrap();
         assert_eq!(auth.verify(&token).unwrap().user.as_str(), "bob");
     }
 }

@@ -15,22 +15,40 @@ pub struct AuthArgs {
     /// File whose bytes, without trailing white space, are the HMAC key of HS256 tokens.
     ///
     /// No default; this or the Ed25519 key is needed.
-    #[arg(long = "jwt-hs256-secret-file", env = "NATTER_JWT_HS256_SECRET_FILE", id = "hs256_secret_file")]
+    #[arg(
+        long = "jwt-hs256-secret-file",
+        env = "NATTER_JWT_HS256_SECRET_FILE",
+        id = "hs256_secret_file"
+    )]
     pub hs256_secret_file: Option<PathBuf>,
     /// PEM file with the Ed25519 public key of EdDSA tokens.
     ///
     /// No default; this or the HMAC key is needed.
-    #[arg(long = "jwt-eddsa-public-key-file", env = "NATTER_JWT_EDDSA_PUBLIC_KEY_FILE", id = "eddsa_public_key_file")]
+    #[arg(
+        long = "jwt-eddsa-public-key-file",
+        env = "NATTER_JWT_EDDSA_PUBLIC_KEY_FILE",
+        id = "eddsa_public_key_file"
+    )]
     pub eddsa_public_key_file: Option<PathBuf>,
     /// The only issuer (`iss`) whose tokens are taken.
     ///
     /// The default is that of `natter token`.
-    #[arg(long = "jwt-issuer", env = "NATTER_JWT_ISSUER", id = "jwt_issuer", default_value = "natter-dev")]
+    #[arg(
+        long = "jwt-issuer",
+        env = "NATTER_JWT_ISSUER",
+        id = "jwt_issuer",
+        default_value = "natter-dev"
+    )]
     pub issuer: String,
     /// What a token's audience (`aud`) must contain.
     ///
     /// The default is that of `natter token`.
-    #[arg(long = "jwt-audience", env = "NATTER_JWT_AUDIENCE", id = "jwt_audience", default_value = "natter")]
+    #[arg(
+        long = "jwt-audience",
+        env = "NATTER_JWT_AUDIENCE",
+        id = "jwt_audience",
+        default_value = "natter"
+    )]
     pub audience: String,
     /// Let anybody have a token from POST /v1/dev/token.
     ///
@@ -69,7 +87,12 @@ pub struct Config {
     /// Origins of web pages that may open sockets, separated by commas; `*` allows all.
     ///
     /// By default none but the gateway's own host; clients that are no web pages send no origin.
-    #[arg(long, env = "NATTER_GATEWAY_ORIGINS", default_value = "", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "NATTER_GATEWAY_ORIGINS",
+        default_value = "",
+        value_delimiter = ','
+    )]
     pub gateway_origins: Vec<String>,
     /// Bytes of recent log records kept in memory, for resuming without the database.
     ///
@@ -131,7 +154,11 @@ impl Config {
             "NATTER_GATEWAY_RING_RECORDS",
             "must be at least 100",
         );
-        problems.require(self.gateway_user_rate > 0, "NATTER_GATEWAY_USER_RATE", "must be at least 1");
+        problems.require(
+            self.gateway_user_rate > 0,
+            "NATTER_GATEWAY_USER_RATE",
+            "must be at least 1",
+        );
         problems.require(
             self.gateway_user_burst >= self.gateway_user_rate,
             "NATTER_GATEWAY_USER_BURST",

@@ -53,13 +53,21 @@ impl Ring {
     /// An empty ring, of no log yet.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, inner: RwLock::default(), latest: watch::Sender::new(StreamSeq(0)) }
+        Self {
+            bounds,
+            inner: RwLock::default(),
+            latest: watch::Sender::new(StreamSeq(0)),
+        }
     }
 
     /// Begins behind `last` of this log and forgets everything held; also after a gap that is too
     /// large to be filled, and when another log has taken the place of this one.
     pub fn start(&self, log: LogId, last: StreamSeq) {
-        *self.write() = Inner { log: Some(log), last, ..Inner::default() };
+        *self.write() = Inner {
+            log: Some(log),
+            last,
+            ..Inner::default()
+        };
         self.latest.send_replace(last);
     }
 
@@ -90,7 +98,9 @@ impl Ring {
     #[must_use]
     pub fn after(&self, after: StreamSeq, max: usize) -> Read {
         let inner = self.read();
-        let Some(skip) = inner.index_after(after) else { return Read::Evicted };
+        let Some(skip) = inner.index_after(after) else {
+            return Read::Evicted;
+        };
         Read::Records(inner.records.iter().skip(skip).take(max).cloned().collect())
     }
 
@@ -124,7 +134,13 @@ impl Ring {
         if let Some(known) = inner.by_user.get(user) {
             in_range(known, &mut positions);
         }
-        Some(positions.into_iter().take(max).filter_map(|position| inner.at(position)).collect())
+        Some(
+            positions
+                .into_iter()
+                .take(max)
+                .filter_map(|position| inner.at(position))
+                .collect(),
+        )
     }
 
     /// The changes of `user`'s memberships in `(after, to]`; `None` if some may be gone.
@@ -162,11 +178,18 @@ impl Ring {
 
 impl Inner {
     fn push(&mut self, record: Arc<Record>, bounds: Bounds) {
-        assert_eq!(record.position, self.last.next(), "records enter the ring in the log's order");
+        assert_eq!(
+            record.position,
+            self.last.next(),
+            "records enter the ring in the log's order"
+        );
         self.last = record.position;
         self.bytes += record.bytes();
         for room in &record.rooms {
-            self.by_room.entry(room.clone()).or_default().push_back(record.position);
+            self.by_room
+                .entry(room.clone())
+                .or_default()
+                .push_back(record.position);
         }
         for change in &record.changes {
             let known = self.by_user.entry(change.user.clone()).or_default();
@@ -183,7 +206,9 @@ impl Inner {
     }
 
     fn evict(&mut self) {
-        let Some(oldest) = self.records.pop_front() else { return };
+        let Some(oldest) = self.records.pop_front() else {
+            return;
+        };
         self.bytes -= oldest.bytes();
         for room in &oldest.rooms {
             if let Some(known) = self.by_room.get_mut(room) {
@@ -214,7 +239,9 @@ impl Inner {
     }
 
     fn at(&self, position: StreamSeq) -> Option<Arc<Record>> {
-        self.records.get(self.index_after(position.before())?).cloned()
+        self.records
+            .get(self.index_after(position.before())?)
+            .cloned()
     }
 }
 
@@ -225,7 +252,10 @@ mod tests {
     use protocol::event::MemberChange;
 
     fn ring(records: usize) -> Ring {
-        let ring = Ring::new(Bounds { records, bytes: 1 << 20 });
+        let ring = Ring::new(Bounds {
+            records,
+            bytes: 1 << 20,
+        });
         ring.start(LogId::parse("l").unwrap(), StreamSeq(10));
         ring
     }
@@ -246,7 +276,9 @@ mod tests {
         for position in 11..=15 {
             ring.push(Arc::new(Record::empty(StreamSeq(position))));
         }
-        let Read::Records(all) = ring.after(StreamSeq(12), 9) else { panic!("held") };
+        let Read::Records(all) = ring.after(StreamSeq(12), 9) else {
+            panic!("held")
+        };
         assert_eq!(positions(&all), [13, 14, 15]);
         assert!(matches!(ring.after(StreamSeq(11), 9), Read::Evicted));
         assert!(matches!(ring.after(StreamSeq(99), 9), Read::Records(r) if r.is_empty()));
@@ -255,13 +287,22 @@ mod tests {
 
     #[test]
     fn bytes_bound_it_too() {
-        let ring = Ring::new(Bounds { records: 1_000, bytes: 3_000 });
+        let ring = Ring::new(Bounds {
+            records: 1_000,
+            bytes: 3_000,
+        });
         ring.start(LogId::parse("l").unwrap(), StreamSeq(0));
         for position in 1..=50 {
-            ring.push(Arc::new(record(position, &[("r1", position, msg("hello"))])));
+            ring.push(Arc::new(record(
+                position,
+                &[("r1", position, msg("hello"))],
+            )));
         }
         let (records, bytes) = ring.size();
-        assert!(bytes <= 3_000 && records >= 1, "{records} records, {bytes} bytes");
+        assert!(
+            bytes <= 3_000 && records >= 1,
+            "{records} records, {bytes} bytes"
+        );
         assert!(ring.holds_after(StreamSeq(49)) && !ring.holds_after(StreamSeq(10)));
     }
 
@@ -270,18 +311,34 @@ mod tests {
         let ring = ring(4);
         let bob = UserId::parse("bob").unwrap();
         ring.push(Arc::new(record(11, &[("r1", 1, msg("gone"))])));
-        ring.push(Arc::new(record(12, &[("r1", 2, msg("a")), ("r2", 1, msg("b"))])));
+        ring.push(Arc::new(record(
+            12,
+            &[("r1", 2, msg("a")), ("r2", 1, msg("b"))],
+        )));
         ring.push(Arc::new(record(13, &[("r2", 2, msg("c"))])));
-        ring.push(Arc::new(record(14, &[("r3", 1, member("bob", MemberChange::Added))])));
+        ring.push(Arc::new(record(
+            14,
+            &[("r3", 1, member("bob", MemberChange::Added))],
+        )));
         ring.push(Arc::new(record(15, &[("r1", 3, msg("d"))])));
         let rooms = [room("r1")];
-        let all = ring.wanted(&bob, &mut rooms.iter(), (StreamSeq(11), StreamSeq(15)), 99).unwrap();
+        let all = ring
+            .wanted(&bob, &mut rooms.iter(), (StreamSeq(11), StreamSeq(15)), 99)
+            .unwrap();
         assert_eq!(positions(&all), [12, 14, 15]);
-        let some = ring.wanted(&bob, &mut rooms.iter(), (StreamSeq(12), StreamSeq(14)), 99).unwrap();
+        let some = ring
+            .wanted(&bob, &mut rooms.iter(), (StreamSeq(12), StreamSeq(14)), 99)
+            .unwrap();
         assert_eq!(positions(&some), [14]);
-        assert!(ring.wanted(&bob, &mut rooms.iter(), (StreamSeq(10), StreamSeq(15)), 99).is_none());
+        assert!(
+            ring.wanted(&bob, &mut rooms.iter(), (StreamSeq(10), StreamSeq(15)), 99)
+                .is_none()
+        );
         let changes = ring.changes_of(&bob, StreamSeq(11), StreamSeq(15)).unwrap();
-        assert_eq!((changes[0].0, &changes[0].1.room), (StreamSeq(14), &room("r3")));
+        assert_eq!(
+            (changes[0].0, &changes[0].1.room),
+            (StreamSeq(14), &room("r3"))
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! Parts: `hello` begins, `commands` takes lines, `follow` keeps up with the log, `heartbeat` has
 //! the clocks, `outbox` the queue.
-#![warn(clippy::indexing_slicing)]
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod commands;
 mod follow;
@@ -19,6 +19,11 @@ pub mod outside;
 #[cfg(test)]
 mod tests;
 
+use self::follow::Follow;
+use self::heartbeat::{Due, Heartbeat};
+use self::hello::Greeting;
+use self::outbox::Outbox;
+use self::outside::{Action, Outcome, Outside, Ticket, Watch};
 use crate::auth::Identity;
 use crate::moment::Moment;
 use crate::ring::record::Entry;
@@ -28,11 +33,6 @@ use protocol::frame::ServerEvent;
 use protocol::frame::server::reply_err;
 use protocol::query::{ReadCommand, Viewer};
 use protocol::{ConnId, LogId, Refusal, RoomId, StreamSeq, UserId};
-use self::follow::Follow;
-use self::heartbeat::{Due, Heartbeat};
-use self::hello::Greeting;
-use self::outbox::Outbox;
-use self::outside::{Action, Outcome, Outside, Ticket, Watch};
 use std::collections::{BTreeMap, VecDeque};
 
 /// How far the conversation is.
@@ -165,7 +165,10 @@ impl Session {
     /// This gateway stops: the client shall move within so many ms.
     pub fn handle_goaway(&mut self, within_ms: u64) {
         if matches!(self.phase, Phase::Greeted) && self.closing.is_none() {
-            self.push(&ServerEvent::Goaway { within_ms: [0, within_ms], why: "upgrade".to_owned() });
+            self.push(&ServerEvent::Goaway {
+                within_ms: [0, within_ms],
+                why: "upgrade".to_owned(),
+            });
         }
     }
 
@@ -199,6 +202,12 @@ impl Session {
         self.actions.pop_front()
     }
 
+    /// Whether [`Session::poll_watch`] has something.
+    #[must_use]
+    pub fn has_watch(&self) -> bool {
+        !self.watches.is_empty()
+    }
+
     /// The next change in what shall be delivered.
     pub fn poll_watch(&mut self) -> Option<Watch> {
         self.watches.pop_front()
@@ -226,7 +235,9 @@ impl Session {
     #[must_use]
     pub fn deadline(&self, now: Moment) -> u64 {
         let heartbeat = self.heartbeat.deadline(now);
-        self.follow.deadline().map_or(heartbeat, |retry| heartbeat.min(retry))
+        self.follow
+            .deadline()
+            .map_or(heartbeat, |retry| heartbeat.min(retry))
     }
 
     fn close(&mut self, code: CloseCode) {
@@ -256,11 +267,16 @@ impl Session {
 
     fn viewer(&self) -> Option<Viewer> {
         let identity = &self.who.as_ref()?.identity;
-        Some(Viewer { user: identity.user.clone(), guest: identity.guest })
+        Some(Viewer {
+            user: identity.user.clone(),
+            guest: identity.guest,
+        })
     }
 }
 
 /// A line of the server.
 fn frame(event: &ServerEvent) -> ByteString {
-    serde_json::to_string(event).expect("events of the server are JSON").into()
+    serde_json::to_string(event)
+        .expect("events of the server are JSON")
+        .into()
 }

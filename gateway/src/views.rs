@@ -54,7 +54,10 @@ pub struct Views {
 impl Views {
     /// Forgets everything; the feed goes on behind `last`.
     pub fn start(&self, last: StreamSeq) {
-        *self.lock() = Inner { applied: last, users: HashMap::new() };
+        *self.lock() = Inner {
+            applied: last,
+            users: HashMap::new(),
+        };
     }
 
     /// Takes the next record into account; call it in the order of the log.
@@ -89,15 +92,23 @@ impl Views {
                 return;
             }
         }
-        let interval = Interval { from: StreamSeq(0), to: None };
+        let interval = Interval {
+            from: StreamSeq(0),
+            to: None,
+        };
         let mut view = View {
             base: applied,
-            rooms: rooms.iter().map(|room| (room.clone(), vec![interval])).collect(),
+            rooms: rooms
+                .iter()
+                .map(|room| (room.clone(), vec![interval]))
+                .collect(),
             ended: 0,
             used: now,
         };
         if applied < until {
-            let Some(changes) = ring.changes_of(user, applied, until) else { return };
+            let Some(changes) = ring.changes_of(user, applied, until) else {
+                return;
+            };
             for (position, change) in changes {
                 view.apply(position, &change);
             }
@@ -121,15 +132,18 @@ impl Views {
             return None;
         }
         view.used = now;
-        let inside = view.rooms.iter().filter(|(_, intervals)| {
-            intervals.iter().any(|interval| interval.covers(position))
-        });
+        let inside = view
+            .rooms
+            .iter()
+            .filter(|(_, intervals)| intervals.iter().any(|interval| interval.covers(position)));
         Some(inside.map(|(room, _)| room.clone()).collect())
     }
 
     /// Forgets users that were last used before `oldest` and are not `pinned`.
     pub fn purge(&self, oldest: u64, pinned: impl Fn(&UserId) -> bool) {
-        self.lock().users.retain(|user, view| view.used >= oldest || pinned(user));
+        self.lock()
+            .users
+            .retain(|user, view| view.used >= oldest || pinned(user));
     }
 
     /// How many users are remembered.
@@ -150,9 +164,14 @@ impl View {
             return;
         }
         let intervals = self.rooms.entry(change.room.clone()).or_default();
-        let open = intervals.last_mut().filter(|interval| interval.to.is_none());
+        let open = intervals
+            .last_mut()
+            .filter(|interval| interval.to.is_none());
         match (change.turn, open) {
-            (Turn::Begins, None) => intervals.push(Interval { from: position, to: None }),
+            (Turn::Begins, None) => intervals.push(Interval {
+                from: position,
+                to: None,
+            }),
             (Turn::Ends, Some(open)) => {
                 open.to = Some(position);
                 self.ended += 1;
@@ -179,7 +198,10 @@ mod tests {
 
     impl Feed {
         fn new(records: usize) -> Self {
-            let ring = Ring::new(Bounds { records, bytes: 1 << 20 });
+            let ring = Ring::new(Bounds {
+                records,
+                bytes: 1 << 20,
+            });
             ring.start(LogId::parse("l").unwrap(), StreamSeq(10));
             let views = Views::default();
             views.start(StreamSeq(10));
@@ -193,8 +215,12 @@ mod tests {
         }
 
         fn remember(&self, applied: u64, rooms: &[&str]) {
-            let rooms = rooms.iter().map(|room| RoomId::parse(room).unwrap()).collect();
-            self.views.remember(&bob(), StreamSeq(applied), &rooms, (&self.ring, 1));
+            let rooms = rooms
+                .iter()
+                .map(|room| RoomId::parse(room).unwrap())
+                .collect();
+            self.views
+                .remember(&bob(), StreamSeq(applied), &rooms, (&self.ring, 1));
         }
 
         fn at(&self, position: u64) -> Option<Vec<String>> {
@@ -215,7 +241,10 @@ mod tests {
         feed.push(12, "r1", Kicked);
         feed.push(13, "r1", Added);
         let at = |position| feed.at(position).unwrap().join(" ");
-        assert_eq!([at(10), at(11), at(12), at(13)], ["r1", "r1 r2", "r2", "r1 r2"]);
+        assert_eq!(
+            [at(10), at(11), at(12), at(13)],
+            ["r1", "r1 r2", "r2", "r1 r2"]
+        );
         assert_eq!(feed.at(9), None, "nothing is known before the base");
         assert_eq!(feed.at(14), None, "nothing is known ahead of the feed");
     }
@@ -231,7 +260,11 @@ mod tests {
         short.push(11, "r1", Left);
         short.push(12, "r2", Joined);
         short.remember(10, &["r1"]);
-        assert_eq!(short.at(12), None, "with a hole in the ring nothing is claimed");
+        assert_eq!(
+            short.at(12),
+            None,
+            "with a hole in the ring nothing is claimed"
+        );
     }
 
     #[test]

@@ -83,7 +83,11 @@ impl Record {
         let mut lines = Vec::new();
         for line in envelope.lines() {
             let (room, json) = line?;
-            let room = envelope.rooms.iter().position(|known| *known == room).unwrap_or(0);
+            let room = envelope
+                .rooms
+                .iter()
+                .position(|known| *known == room)
+                .unwrap_or(0);
             lines.push((room, json.to_owned()));
         }
         Ok(Self::assemble(position, rooms, lines))
@@ -95,12 +99,17 @@ impl Record {
         let (mut rooms, mut lines) = (Vec::new(), Vec::new());
         for line in archived {
             // An envelope's line starts with the index of its room; the event starts with a brace.
-            let Some((_, json)) = line.find('{').map(|brace| line.split_at(brace)) else { continue };
+            let Some((_, json)) = line.find('{').map(|brace| line.split_at(brace)) else {
+                continue;
+            };
             let Some(room) = room_of(json) else { continue };
-            let index = rooms.iter().position(|known| *known == room).unwrap_or_else(|| {
-                rooms.push(room);
-                rooms.len() - 1
-            });
+            let index = rooms
+                .iter()
+                .position(|known| *known == room)
+                .unwrap_or_else(|| {
+                    rooms.push(room);
+                    rooms.len() - 1
+                });
             lines.push((index, json.to_owned()));
         }
         Self::assemble(position, rooms, lines)
@@ -161,7 +170,9 @@ fn room_of(json: &str) -> Option<RoomId> {
     struct Head {
         room: RoomId,
     }
-    serde_json::from_str::<Head>(json).ok().map(|head| head.room)
+    serde_json::from_str::<Head>(json)
+        .ok()
+        .map(|head| head.room)
 }
 
 fn entry(room: RoomId, index: usize, json: &str) -> Option<Entry> {
@@ -175,11 +186,19 @@ fn entry(room: RoomId, index: usize, json: &str) -> Option<Entry> {
     } else {
         None
     };
-    Some(Entry { room, seq, index: u32::try_from(index).ok()?, frame: frame.into(), change })
+    Some(Entry {
+        room,
+        seq,
+        index: u32::try_from(index).ok()?,
+        frame: frame.into(),
+        change,
+    })
 }
 
 fn change_of(event: &Event) -> Option<Change> {
-    let EventBody::Member { user, change, .. } = &event.body else { return None };
+    let EventBody::Member { user, change, .. } = &event.body else {
+        return None;
+    };
     let turn = if change.begins_membership() {
         Turn::Begins
     } else if change.ends_membership() {
@@ -187,7 +206,11 @@ fn change_of(event: &Event) -> Option<Change> {
     } else {
         return None;
     };
-    Some(Change { user: user.clone(), room: event.room.clone(), turn })
+    Some(Change {
+        user: user.clone(),
+        room: event.room.clone(),
+        turn,
+    })
 }
 
 #[cfg(test)]
@@ -215,19 +238,30 @@ pub(crate) mod tests {
                 cid: Cid::from_parts(1, [0; 10]),
                 body: body.clone(),
             };
-            let event = LogEvent { prev: Hash::ZERO, salt: Salt([1; 16]), event };
+            let event = LogEvent {
+                prev: Hash::ZERO,
+                salt: Salt([1; 16]),
+                event,
+            };
             builder.push(&room, &seal(&event).line);
         }
         builder.finish(&id())
     }
 
     fn id() -> EnvelopeId {
-        EnvelopeId { instance: InstanceId::parse("i").unwrap(), epoch: 1, counter: 1 }
+        EnvelopeId {
+            instance: InstanceId::parse("i").unwrap(),
+            epoch: 1,
+            counter: 1,
+        }
     }
 
     /// A message.
     pub(crate) fn msg(text: &str) -> EventBody {
-        EventBody::Msg(Message { text: text.to_owned(), ..Message::default() })
+        EventBody::Msg(Message {
+            text: text.to_owned(),
+            ..Message::default()
+        })
     }
 
     /// A change of membership.
@@ -243,13 +277,30 @@ pub(crate) mod tests {
 
     #[test]
     fn a_frame_has_neither_prev_nor_salt_and_keeps_everything_else() {
-        let record = record(7, &[("r1", 3, msg(r#"he said "ev":"member""#)), ("r2", 9, msg("x"))]);
-        let [first, second] = record.entries() else { panic!("two events") };
+        let record = record(
+            7,
+            &[
+                ("r1", 3, msg(r#"he said "ev":"member""#)),
+                ("r2", 9, msg("x")),
+            ],
+        );
+        let [first, second] = record.entries() else {
+            panic!("two events")
+        };
         let frame: Map<String, Value> = serde_json::from_str(&first.frame).unwrap();
         assert!(!frame.contains_key("prev") && !frame.contains_key("salt"));
-        assert_eq!((&frame["ev"], &frame["seq"]), (&Value::from("msg"), &Value::from(3)));
-        assert_eq!((second.room.as_str(), second.seq, second.index), ("r2", Seq(9), 1));
-        assert!(record.changes.is_empty(), "a text is no change of membership");
+        assert_eq!(
+            (&frame["ev"], &frame["seq"]),
+            (&Value::from("msg"), &Value::from(3))
+        );
+        assert_eq!(
+            (second.room.as_str(), second.seq, second.index),
+            ("r2", Seq(9), 1)
+        );
+        assert!(
+            record.changes.is_empty(),
+            "a text is no change of membership"
+        );
     }
 
     #[test]
@@ -269,14 +320,22 @@ pub(crate) mod tests {
 
     #[test]
     fn archived_lines_give_the_same_record_as_the_envelope() {
-        let payload = payload(&[("r1", 3, msg("a")), ("r2", 4, member("bob", MemberChange::Left))]);
+        let payload = payload(&[
+            ("r1", 3, msg("a")),
+            ("r2", 4, member("bob", MemberChange::Left)),
+        ]);
         let envelope = Envelope::parse(payload.as_bytes()).unwrap();
-        let lines: Vec<String> =
-            envelope.lines().map(|line| line.unwrap().1.to_owned()).collect();
+        let lines: Vec<String> = envelope
+            .lines()
+            .map(|line| line.unwrap().1.to_owned())
+            .collect();
         let live = Record::from_envelope(StreamSeq(7), payload.as_bytes()).unwrap();
         let archived = Record::from_lines(StreamSeq(7), &lines);
         assert_eq!(live.entries(), archived.entries());
-        assert_eq!((live.rooms, live.changes), (archived.rooms, archived.changes));
+        assert_eq!(
+            (live.rooms, live.changes),
+            (archived.rooms, archived.changes)
+        );
     }
 
     #[test]

@@ -42,7 +42,11 @@ impl Batches {
             self.rooms.push((room, Batch::default()));
             self.rooms.len() - 1
         });
-        &mut self.rooms.get_mut(index).expect("the index was just found or made").1
+        &mut self
+            .rooms
+            .get_mut(index)
+            .expect("the index was just found or made")
+            .1
     }
 }
 
@@ -82,7 +86,11 @@ impl Session {
             if !batch.commands.is_empty() {
                 let Batch { ids, commands, .. } = batch;
                 let ticket = self.ticket(Purpose::Write(ids));
-                self.actions.push_back(Action::Send { ticket, room, commands });
+                self.actions.push_back(Action::Send {
+                    ticket,
+                    room,
+                    commands,
+                });
             }
         }
     }
@@ -96,13 +104,7 @@ impl Session {
         self.refuse(id, &Refusal::new(ErrorCode::TooLarge, msg));
     }
 
-    fn take_line(
-        &mut self,
-        now: Moment,
-        line: &str,
-        batches: &mut Batches,
-        outside: &dyn Outside,
-    ) {
+    fn take_line(&mut self, now: Moment, line: &str, batches: &mut Batches, outside: &dyn Outside) {
         let parsed = parse_line(line);
         if matches!(self.phase, Phase::Fresh) {
             return self.take_first(now, line, parsed, outside);
@@ -111,7 +113,13 @@ impl Session {
             Ok(frame) => frame.id,
             Err(bad) => bad.id,
         };
-        if matches!(&parsed, Ok(ClientFrame { op: ClientOp::Pong, .. })) {
+        if matches!(
+            &parsed,
+            Ok(ClientFrame {
+                op: ClientOp::Pong,
+                ..
+            })
+        ) {
             return;
         }
         let verdict = self.user().map_or(Verdict::Go, |user| outside.rate(user));
@@ -133,7 +141,8 @@ impl Session {
 
     /// A line that cannot be taken is answered even if it had no readable id: its sender must know.
     fn answer_bad(&mut self, bad: &BadLine) {
-        self.outbox.push(protocol::frame::server::reply_err(bad.id, &bad.refusal).into());
+        self.outbox
+            .push(protocol::frame::server::reply_err(bad.id, &bad.refusal).into());
     }
 
     fn take_first(
@@ -144,7 +153,10 @@ impl Session {
         outside: &dyn Outside,
     ) {
         match parsed {
-            Ok(ClientFrame { id, op: ClientOp::Hello(hello) }) => {
+            Ok(ClientFrame {
+                id,
+                op: ClientOp::Hello(hello),
+            }) => {
                 self.say_hello(now, id, *hello, outside);
             }
             Ok(_) => self.close(CloseCode::ProtocolError),
@@ -171,7 +183,10 @@ impl Session {
                 self.say_hello(now, id, *hello, outside);
             }
             ClientOp::Hello(_) => {
-                self.refuse(id, &Refusal::new(ErrorCode::BadRequest, "hello was said already"));
+                self.refuse(
+                    id,
+                    &Refusal::new(ErrorCode::BadRequest, "hello was said already"),
+                );
             }
             ClientOp::Token { token } => self.take_token(id, &token, outside),
             ClientOp::Write { .. } | ClientOp::Read(_) if matches!(self.phase, Phase::Refused) => {
@@ -188,9 +203,10 @@ impl Session {
     fn take_token(&mut self, id: Option<u64>, token: &str, outside: &dyn Outside) {
         let fresh = outside.verify(token).and_then(|fresh| match self.user() {
             Some(user) if *user == fresh.user => Ok(fresh),
-            Some(_) | None => {
-                Err(Refusal::new(ErrorCode::Unauthorized, "the token is somebody else's"))
-            }
+            Some(_) | None => Err(Refusal::new(
+                ErrorCode::Unauthorized,
+                "the token is somebody else's",
+            )),
         });
         match fresh {
             Ok(identity) => {
@@ -200,7 +216,8 @@ impl Session {
                     who.identity = identity;
                 }
                 if let Some(id) = id {
-                    self.outbox.push(reply_ok(id, &TokenReply { token_exp }).into());
+                    self.outbox
+                        .push(reply_ok(id, &TokenReply { token_exp }).into());
                 }
             }
             Err(refusal) => self.refuse(id, &refusal),
@@ -254,18 +271,27 @@ impl Session {
     /// Asks history for the next reads, as long as their answers will find room.
     pub(super) fn start_reads(&mut self, outside: &dyn Outside) {
         while !self.reads.is_empty() && !self.outbox.is_paced() {
-            let running =
-                self.purposes.values().filter(|purpose| matches!(purpose, Purpose::Read(_)));
+            let running = self
+                .purposes
+                .values()
+                .filter(|purpose| matches!(purpose, Purpose::Read(_)));
             if running.count() >= READS_AT_ONCE {
                 return;
             }
             let (Some(viewer), Some((id, read))) = (self.viewer(), self.reads.pop_front()) else {
                 return;
             };
-            let min_seq = outside.head().map(|(_, position)| position).unwrap_or_default();
+            let min_seq = outside
+                .head()
+                .map(|(_, position)| position)
+                .unwrap_or_default();
             let ticket = self.ticket(Purpose::Read(id));
             let query = Box::new(Query::Read { viewer, read });
-            self.actions.push_back(Action::Ask { ticket, query, min_seq });
+            self.actions.push_back(Action::Ask {
+                ticket,
+                query,
+                min_seq,
+            });
         }
     }
 
@@ -292,14 +318,35 @@ impl Session {
         let mut settled = settled.into_iter();
         for id in ids.iter().copied() {
             match (settled.next(), id) {
-                (Some(Settled { result: CommandResult::Ok(accepted), counts }), Some(id)) => {
-                    let reply = ReadReply { accepted: &accepted, counts };
+                (
+                    Some(Settled {
+                        result: CommandResult::Ok(accepted),
+                        counts,
+                    }),
+                    Some(id),
+                ) => {
+                    let reply = ReadReply {
+                        accepted: &accepted,
+                        counts,
+                    };
                     self.outbox.push(ByteString::from(reply_ok(id, &reply)));
                 }
-                (Some(Settled { result: CommandResult::Err(refusal), .. }), id) => {
+                (
+                    Some(Settled {
+                        result: CommandResult::Err(refusal),
+                        ..
+                    }),
+                    id,
+                ) => {
                     self.refuse(id, &refusal);
                 }
-                (Some(Settled { result: CommandResult::Ok(_), .. }), None) => {}
+                (
+                    Some(Settled {
+                        result: CommandResult::Ok(_),
+                        ..
+                    }),
+                    None,
+                ) => {}
                 (None, id) => self.refuse(id, &Refusal::plain(ErrorCode::Internal)),
             }
         }
@@ -309,9 +356,10 @@ impl Session {
 /// Takes out what only a gateway may say.
 fn prepare(command: &mut WriteCommand) -> Result<(), Refusal> {
     match &mut command.write {
-        Write::Create(create) if create.kind == RoomKind::Own => {
-            Err(Refusal::new(ErrorCode::BadRequest, "`kind` is public, private or direct"))
-        }
+        Write::Create(create) if create.kind == RoomKind::Own => Err(Refusal::new(
+            ErrorCode::BadRequest,
+            "`kind` is public, private or direct",
+        )),
         Write::Read(read) => {
             read.read_n = None;
             Ok(())

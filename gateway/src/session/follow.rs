@@ -39,7 +39,10 @@ struct Place {
 
 impl Place {
     fn behind(position: StreamSeq) -> Self {
-        Self { position: position.next(), index: 0 }
+        Self {
+            position: position.next(),
+            index: 0,
+        }
     }
 }
 
@@ -94,7 +97,9 @@ pub(super) struct Follow {
 
 impl Follow {
     pub(super) fn deadline(&self) -> Option<u64> {
-        let waits = |entering: &Entering| (!entering.asked && entering.retry_at > 0).then_some(entering.retry_at);
+        let waits = |entering: &Entering| {
+            (!entering.asked && entering.retry_at > 0).then_some(entering.retry_at)
+        };
         let entering = self.entering.values().filter_map(waits);
         entering.chain(self.retry_at).min()
     }
@@ -140,7 +145,10 @@ impl Session {
             && self.follow.entering.is_empty()
             && self.follow.backlog.is_empty();
         let log = self.log.clone().filter(|_| whole)?;
-        Some(Cursor { log, position: outside.position() })
+        Some(Cursor {
+            log,
+            position: outside.position(),
+        })
     }
 
     /// Records are gone that this socket has not seen: it goes on from where it is by asking history.
@@ -150,12 +158,7 @@ impl Session {
         }
     }
 
-    pub(super) fn follow_entry(
-        &mut self,
-        now: Moment,
-        position: StreamSeq,
-        entry: &Entry,
-    ) -> bool {
+    pub(super) fn follow_entry(&mut self, now: Moment, position: StreamSeq, entry: &Entry) -> bool {
         if self.follow.state != State::Attached || self.closing.is_some() {
             return false;
         }
@@ -163,7 +166,13 @@ impl Session {
             Delivery::Queued => true,
             Delivery::Ignored => !self.actions.is_empty(),
             Delivery::Full => {
-                self.lag(now, Place { position, index: entry.index });
+                self.lag(
+                    now,
+                    Place {
+                        position,
+                        index: entry.index,
+                    },
+                );
                 true
             }
         }
@@ -179,7 +188,10 @@ impl Session {
 
     /// Hands one event to the socket, if the user is a member and has not got it yet.
     fn deliver(&mut self, position: StreamSeq, entry: &Entry, paced: bool) -> Delivery {
-        let own = entry.change.as_ref().filter(|change| Some(&change.user) == self.user());
+        let own = entry
+            .change
+            .as_ref()
+            .filter(|change| Some(&change.user) == self.user());
         let turn = own.map(|change| change.turn);
         let Some(at) = self.follow.rooms.get_mut(&entry.room) else {
             if turn == Some(Turn::Begins) {
@@ -204,31 +216,44 @@ impl Session {
 
     /// The event that takes the user out is the last of its room; `gone` follows in the same frame.
     fn leave(&mut self, entry: &Entry) {
-        let gone = frame(&ServerEvent::Gone(Gone { room: entry.room.clone() }));
+        let gone = frame(&ServerEvent::Gone(Gone {
+            room: entry.room.clone(),
+        }));
         self.outbox.push(format!("{}\n{gone}", entry.frame).into());
         self.follow.rooms.remove(&entry.room);
         self.watches.push_back(Watch::Remove(entry.room.clone()));
     }
 
     fn enter(&mut self, position: StreamSeq, room: &RoomId) {
-        let entering = self.follow.entering.entry(room.clone()).or_insert(Entering {
-            since: position,
-            asked: false,
-            retry_at: 0,
-        });
+        let entering = self
+            .follow
+            .entering
+            .entry(room.clone())
+            .or_insert(Entering {
+                since: position,
+                asked: false,
+                retry_at: 0,
+            });
         entering.since = entering.since.max(position);
         self.start_entering(0);
     }
 
     fn start_entering(&mut self, ticks: u64) {
-        let mut running = self.follow.entering.values().filter(|entering| entering.asked).count();
+        let mut running = self
+            .follow
+            .entering
+            .values()
+            .filter(|entering| entering.asked)
+            .count();
         while running < ENTERING_AT_ONCE && !self.outbox.is_paced() {
             let waiting = self
                 .follow
                 .entering
                 .iter_mut()
                 .find(|(_, entering)| !entering.asked && entering.retry_at <= ticks);
-            let Some((room, entering)) = waiting else { return };
+            let Some((room, entering)) = waiting else {
+                return;
+            };
             entering.asked = true;
             let (room, since) = (room.clone(), entering.since);
             let Some(viewer) = self.viewer() else { return };
@@ -239,7 +264,11 @@ impl Session {
                 window_timeline: self.follow.window_timeline,
             };
             let ticket = self.ticket(Purpose::Enter(room));
-            self.actions.push_back(Action::Ask { ticket, query: Box::new(query), min_seq: since });
+            self.actions.push_back(Action::Ask {
+                ticket,
+                query: Box::new(query),
+                min_seq: since,
+            });
             running += 1;
         }
     }
@@ -251,7 +280,9 @@ impl Session {
         outcome: Outcome,
         outside: &dyn Outside,
     ) {
-        let Some(entering) = self.follow.entering.get_mut(room) else { return };
+        let Some(entering) = self.follow.entering.get_mut(room) else {
+            return;
+        };
         entering.asked = false;
         let answer = match outcome {
             Outcome::Answer(Ok(answered)) => {
@@ -304,7 +335,9 @@ impl Session {
         self.start_entering(now.ticks);
         loop {
             while !self.outbox.is_paced() {
-                let Some(line) = self.follow.backlog.pop_front() else { break };
+                let Some(line) = self.follow.backlog.pop_front() else {
+                    break;
+                };
                 self.outbox.push(line);
             }
             let waits = self.follow.asked || self.follow.retry_at.is_some();
@@ -344,13 +377,17 @@ impl Session {
         }
         if let Some(cursor) = self.cursor(outside) {
             self.follow.announced = true;
-            self.push(&ServerEvent::Live { cur: cursor.to_string() });
+            self.push(&ServerEvent::Live {
+                cur: cursor.to_string(),
+            });
         }
     }
 
     /// Pulls records up to `position` from memory; false if it has to wait for something.
     fn pull(&mut self, now: Moment, position: StreamSeq, outside: &dyn Outside) -> bool {
-        let Some(user) = self.user() else { return false };
+        let Some(user) = self.user() else {
+            return false;
+        };
         let span = Span {
             after: self.follow.next.position.before(),
             to: position,
@@ -369,7 +406,10 @@ impl Session {
         }
         for record in &records {
             for entry in record.entries() {
-                let place = Place { position: record.position, index: entry.index };
+                let place = Place {
+                    position: record.position,
+                    index: entry.index,
+                };
                 if place < self.follow.next {
                     continue;
                 }
@@ -393,12 +433,23 @@ impl Session {
         let mut ended = BTreeSet::new();
         for record in records {
             for entry in record.entries() {
-                if self.follow.rooms.get(&entry.room).is_some_and(|at| entry.seq > *at) {
+                if self
+                    .follow
+                    .rooms
+                    .get(&entry.room)
+                    .is_some_and(|at| entry.seq > *at)
+                {
                     *counts.entry(&entry.room).or_default() += 1;
                 }
             }
-            let own = record.changes.iter().filter(|change| Some(&change.user) == self.user());
-            ended.extend(own.filter(|own| own.turn == Turn::Ends).map(|own| &own.room));
+            let own = record
+                .changes
+                .iter()
+                .filter(|change| Some(&change.user) == self.user());
+            ended.extend(
+                own.filter(|own| own.turn == Turn::Ends)
+                    .map(|own| &own.room),
+            );
         }
         // What leads up to the end of a membership comes one by one, however much it is.
         counts.retain(|room, _| !ended.contains(room));
@@ -409,11 +460,22 @@ impl Session {
     fn ask_catch_up(&mut self, outside: &dyn Outside) {
         let Some(viewer) = self.viewer() else { return };
         let after = self.follow.next.position.before();
-        let head = outside.head().map(|(_, position)| position).unwrap_or_default();
+        let head = outside
+            .head()
+            .map(|(_, position)| position)
+            .unwrap_or_default();
         let window_timeline = self.follow.window_timeline;
         let ticket = self.ticket(Purpose::CatchUp);
-        let query = Box::new(Query::CatchUp { viewer, after, window_timeline });
-        self.actions.push_back(Action::Ask { ticket, query, min_seq: head.max(after) });
+        let query = Box::new(Query::CatchUp {
+            viewer,
+            after,
+            window_timeline,
+        });
+        self.actions.push_back(Action::Ask {
+            ticket,
+            query,
+            min_seq: head.max(after),
+        });
         self.follow.asked = true;
     }
 
@@ -441,9 +503,15 @@ impl Session {
     }
 
     fn is_in_memory(&self, after: StreamSeq, outside: &dyn Outside) -> bool {
-        let span = Span { after, to: after, max: 1 };
+        let span = Span {
+            after,
+            to: after,
+            max: 1,
+        };
         self.user().is_some_and(|user| {
-            outside.wanted(user, &mut std::iter::empty(), span).is_some()
+            outside
+                .wanted(user, &mut std::iter::empty(), span)
+                .is_some()
         })
     }
 
@@ -468,7 +536,9 @@ impl Session {
                 }
                 Missed::Skip(skip) => {
                     let (room, seq) = (skip.state.room.clone(), skip.state.at);
-                    self.follow.backlog.push_back(frame(&ServerEvent::Skip(skip)));
+                    self.follow
+                        .backlog
+                        .push_back(frame(&ServerEvent::Skip(skip)));
                     (room, seq)
                 }
                 Missed::State(snapshot) => {
@@ -482,14 +552,26 @@ impl Session {
         }
         let mut rooms: BTreeMap<RoomId, Seq> = BTreeMap::new();
         for room in answer.rooms {
-            let seq = at.get(&room).or_else(|| old.get(&room)).copied().unwrap_or_default();
+            let seq = at
+                .get(&room)
+                .or_else(|| old.get(&room))
+                .copied()
+                .unwrap_or_default();
             rooms.insert(room, seq);
         }
         if let Some(who) = &self.who {
             let own = who.own.clone();
-            let seq = at.get(&own).or_else(|| old.get(&own)).copied().unwrap_or_default();
+            let seq = at
+                .get(&own)
+                .or_else(|| old.get(&own))
+                .copied()
+                .unwrap_or_default();
             rooms.entry(own).or_insert(seq);
-            outside.remember(&who.identity.user, applied, &rooms.keys().cloned().collect());
+            outside.remember(
+                &who.identity.user,
+                applied,
+                &rooms.keys().cloned().collect(),
+            );
         }
         self.follow.rooms = rooms;
         self.follow.entering.clear();
@@ -505,7 +587,9 @@ impl Session {
         }
         let mut last = sent.unwrap_or_default();
         for event in events {
-            let Ok(Numbered { seq }) = serde_json::from_str(event.get()) else { continue };
+            let Ok(Numbered { seq }) = serde_json::from_str(event.get()) else {
+                continue;
+            };
             if seq > last {
                 last = seq;
                 self.follow.backlog.push_back(one_line(event.get()));
@@ -517,5 +601,9 @@ impl Session {
 
 /// A frame is one line; JSON that came with line breaks between its words loses them.
 fn one_line(json: &str) -> ByteString {
-    if json.contains('\n') { json.replace('\n', " ").into() } else { json.into() }
+    if json.contains('\n') {
+        json.replace('\n', " ").into()
+    } else {
+        json.into()
+    }
 }

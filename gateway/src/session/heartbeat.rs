@@ -54,7 +54,10 @@ impl Heartbeat {
 
     /// A valid token came.
     pub(super) fn handle_token(&mut self, expires: Timestamp) {
-        self.token = Some(Token { expires, noticed: false });
+        self.token = Some(Token {
+            expires,
+            noticed: false,
+        });
     }
 
     /// What is due now, one thing at a time, the most final first.
@@ -93,7 +96,11 @@ impl Heartbeat {
             None => self.opened + ticks(HELLO_WITHIN_MS),
             Some(token) => {
                 let left = token.expires.since_ms(now.wall);
-                let left = if token.noticed { left } else { left - TOKEN_NOTICE_MS };
+                let left = if token.noticed {
+                    left
+                } else {
+                    left - TOKEN_NOTICE_MS
+                };
                 self.next_ping.min(now.ticks + ticks(left.max(0)))
             }
         };
@@ -106,7 +113,10 @@ mod tests {
     use super::*;
 
     fn at(ticks: u64) -> Moment {
-        Moment { wall: Timestamp(1_000_000 + i64::try_from(ticks).unwrap()), ticks }
+        Moment {
+            wall: Timestamp(1_000_000 + i64::try_from(ticks).unwrap()),
+            ticks,
+        }
     }
 
     /// Runs from deadline to deadline and tells what was due when.
@@ -129,7 +139,10 @@ mod tests {
     #[test]
     fn without_hello_it_ends_after_five_seconds() {
         let mut heartbeat = Heartbeat::new(at(0));
-        assert_eq!(run(&mut heartbeat, 99_999), [(5_000, Due::Close(CloseCode::AuthFailed))]);
+        assert_eq!(
+            run(&mut heartbeat, 99_999),
+            [(5_000, Due::Close(CloseCode::AuthFailed))]
+        );
     }
 
     #[test]
@@ -154,8 +167,14 @@ mod tests {
         heartbeat.handle_heard(at(19_999));
         assert_eq!(heartbeat.poll(at(20_000)), Some(Due::TokenNotice(120)));
         let rest = run(&mut heartbeat, 200_000);
-        assert_eq!(rest.last(), Some(&(79_999, Due::Close(CloseCode::HeartbeatTimeout))));
+        assert_eq!(
+            rest.last(),
+            Some(&(79_999, Due::Close(CloseCode::HeartbeatTimeout)))
+        );
         heartbeat.handle_heard(at(139_000));
-        assert_eq!(heartbeat.poll(at(140_000)), Some(Due::Close(CloseCode::TokenExpired)));
+        assert_eq!(
+            heartbeat.poll(at(140_000)),
+            Some(Due::Close(CloseCode::TokenExpired))
+        );
     }
 }

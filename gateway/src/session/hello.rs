@@ -36,7 +36,10 @@ enum Step {
     /// To make the user's own room.
     Introduce,
     /// What the client needs beside these rooms.
-    Have { applied: StreamSeq, snapshots: Box<Snapshots> },
+    Have {
+        applied: StreamSeq,
+        snapshots: Box<Snapshots>,
+    },
 }
 
 /// What a conversation without a usable cursor begins with.
@@ -48,7 +51,10 @@ struct Anew {
 
 fn clamp(window: Option<Window>) -> Window {
     let window = window.unwrap_or(Window { rooms: 0, tl: 0 });
-    Window { rooms: window.rooms.min(WINDOW_ROOMS_MAX), tl: window.tl.min(WINDOW_TIMELINE_MAX) }
+    Window {
+        rooms: window.rooms.min(WINDOW_ROOMS_MAX),
+        tl: window.tl.min(WINDOW_TIMELINE_MAX),
+    }
 }
 
 impl Session {
@@ -82,27 +88,34 @@ impl Session {
             return;
         }
         self.heartbeat.handle_token(identity.expires);
-        self.who = Some(Who { own: RoomId::own(&identity.user), identity });
+        self.who = Some(Who {
+            own: RoomId::own(&identity.user),
+            identity,
+        });
         self.follow.window_timeline = clamp(hello.win).tl;
         self.choose_start(now, id, hello, outside);
     }
 
-    fn choose_start(
-        &mut self,
-        now: Moment,
-        id: Option<u64>,
-        hello: Hello,
-        outside: &dyn Outside,
-    ) {
+    fn choose_start(&mut self, now: Moment, id: Option<u64>, hello: Hello, outside: &dyn Outside) {
         let Some((log, head)) = outside.head() else {
             let msg = "the gateway has no connection to the log yet";
             return self.put_off(id, &Refusal::new(ErrorCode::Unavailable, msg));
         };
         self.log = Some(log.clone());
-        let cursor = hello.cur.as_deref().and_then(|text| Cursor::parse(text).ok());
-        let after = cursor.filter(|cursor| cursor.log == log).map(|cursor| cursor.position);
-        let greeting =
-            |step| Greeting { id, have: hello.have, window: clamp(hello.win), introduced: false, step };
+        let cursor = hello
+            .cur
+            .as_deref()
+            .and_then(|text| Cursor::parse(text).ok());
+        let after = cursor
+            .filter(|cursor| cursor.log == log)
+            .map(|cursor| cursor.position);
+        let greeting = |step| Greeting {
+            id,
+            have: hello.have,
+            window: clamp(hello.win),
+            introduced: false,
+            step,
+        };
         let Some(after) = after else {
             self.phase = Phase::Greeting(Box::new(greeting(Step::Snapshots)));
             return self.ask_snapshots(head);
@@ -115,7 +128,11 @@ impl Session {
         }
         self.phase = Phase::Greeting(Box::new(greeting(Step::CatchUp)));
         let window_timeline = clamp(hello.win).tl;
-        let query = |viewer| Query::CatchUp { viewer, after, window_timeline };
+        let query = |viewer| Query::CatchUp {
+            viewer,
+            after,
+            window_timeline,
+        };
         self.ask_for_hello(query, head.max(after));
     }
 
@@ -127,11 +144,17 @@ impl Session {
         let Some(viewer) = self.viewer() else { return };
         let ticket = self.ticket(Purpose::Hello);
         let query = Box::new(query(viewer));
-        self.actions.push_back(Action::Ask { ticket, query, min_seq });
+        self.actions.push_back(Action::Ask {
+            ticket,
+            query,
+            min_seq,
+        });
     }
 
     fn ask_snapshots(&mut self, min_seq: StreamSeq) {
-        let Phase::Greeting(greeting) = &self.phase else { return };
+        let Phase::Greeting(greeting) = &self.phase else {
+            return;
+        };
         let window = greeting.window;
         self.ask_for_hello(
             |viewer| Query::Snapshots {
@@ -174,7 +197,11 @@ impl Session {
             Step::Have { applied, snapshots } => {
                 let skips = parse::<CatchUp>(&answered).map(|answer| answer.missed);
                 let skips = skips.unwrap_or_default();
-                let anew = Anew { applied, snapshots: *snapshots, skips };
+                let anew = Anew {
+                    applied,
+                    snapshots: *snapshots,
+                    skips,
+                };
                 self.begin_anew(now, id, anew, outside);
             }
             Step::Introduce => self.put_off(id, &Refusal::plain(ErrorCode::Internal)),
@@ -223,25 +250,37 @@ impl Session {
         }
         let applied = answered.applied;
         if greeting.have.is_empty() {
-            let anew = Anew { applied, snapshots, skips: Vec::new() };
+            let anew = Anew {
+                applied,
+                snapshots,
+                skips: Vec::new(),
+            };
             return self.begin_anew(now, greeting.id, anew, outside);
         }
         let have = std::mem::take(&mut greeting.have);
         let window_timeline = greeting.window.tl;
-        greeting.step = Step::Have { applied, snapshots: Box::new(snapshots) };
+        greeting.step = Step::Have {
+            applied,
+            snapshots: Box::new(snapshots),
+        };
         self.phase = Phase::Greeting(greeting);
-        self.ask_for_hello(|viewer| Query::Have { viewer, have, window_timeline }, applied);
+        self.ask_for_hello(
+            |viewer| Query::Have {
+                viewer,
+                have,
+                window_timeline,
+            },
+            applied,
+        );
     }
 
     /// Every room as it is; a `skip` in place of the `state` where the client holds something.
-    fn begin_anew(
-        &mut self,
-        now: Moment,
-        id: Option<u64>,
-        anew: Anew,
-        outside: &dyn Outside,
-    ) {
-        let Anew { applied, snapshots, skips } = anew;
+    fn begin_anew(&mut self, now: Moment, id: Option<u64>, anew: Anew, outside: &dyn Outside) {
+        let Anew {
+            applied,
+            snapshots,
+            skips,
+        } = anew;
         let mut skips: BTreeMap<RoomId, _> = skips
             .into_iter()
             .filter_map(|missed| match missed {
@@ -272,7 +311,9 @@ impl Session {
 
     fn answer_hello(&mut self, now: Moment, id: Option<u64>, resumed: bool, rooms: usize) {
         self.phase = Phase::Greeted;
-        let (Some(id), Some(who)) = (id, &self.who) else { return };
+        let (Some(id), Some(who)) = (id, &self.who) else {
+            return;
+        };
         let ok = HelloOk {
             user: who.identity.user.clone(),
             own: who.own.clone(),

@@ -93,7 +93,10 @@ mod tests {
             outbox.push(ByteString::from(format!("f{n}")));
         }
         let (message, count) = outbox.pop_message().unwrap();
-        assert_eq!((count, message.lines().count(), message.lines().last()), (32, 32, Some("f31")));
+        assert_eq!(
+            (count, message.lines().count(), message.lines().last()),
+            (32, 32, Some("f31"))
+        );
         assert_eq!(outbox.pop_message().unwrap().1, 8);
         for _ in 0..3 {
             outbox.push("x".repeat(30_000).into());

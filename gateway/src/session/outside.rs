@@ -2,11 +2,11 @@
 
 use crate::auth::Identity;
 use crate::ring::record::Record;
+use protocol::command::WriteCommand;
 use protocol::error::CloseCode;
 use protocol::query::{Query, ReadCounts};
 use protocol::request::CommandResult;
 use protocol::{DeviceId, LogId, Refusal, RoomId, StreamSeq, UserId};
-use protocol::command::WriteCommand;
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -175,13 +175,19 @@ impl Feed {
             return Some(Step::Jump(last));
         }
         self.searching = true;
-        Some(Step::Search(Fill { from: self.next, to, source: self.source }))
+        Some(Step::Search(Fill {
+            from: self.next,
+            to,
+            source: self.source,
+        }))
     }
 
     /// When to ask [`Feed::poll_step`] again if nothing happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        self.gap_end().filter(|_| !self.searching).map(|_| self.due())
+        self.gap_end()
+            .filter(|_| !self.searching)
+            .map(|_| self.due())
     }
 
     /// The position behind the last record given out.
@@ -211,8 +217,13 @@ impl Feed {
     }
 
     fn due(&self) -> u64 {
-        let tail = if self.ahead.is_empty() { self.tail_since } else { None };
-        self.not_before.max(tail.map_or(0, |since| since + TAIL_GRACE_MS))
+        let tail = if self.ahead.is_empty() {
+            self.tail_since
+        } else {
+            None
+        };
+        self.not_before
+            .max(tail.map_or(0, |since| since + TAIL_GRACE_MS))
     }
 
     fn leader_has_not(&mut self, now: u64, leader: Option<(StreamSeq, StreamSeq)>) {
@@ -277,15 +288,24 @@ mod tests {
     }
 
     fn out(feed: &mut Feed) -> Vec<u64> {
-        std::iter::from_fn(|| feed.poll_record()).map(|record| record.position.0).collect()
+        std::iter::from_fn(|| feed.poll_record())
+            .map(|record| record.position.0)
+            .collect()
     }
 
     fn fill(from: u64, to: u64, source: Source) -> Fill {
-        Fill { from: StreamSeq(from), to: StreamSeq(to), source }
+        Fill {
+            from: StreamSeq(from),
+            to: StreamSeq(to),
+            source,
+        }
     }
 
     fn found(positions: &[u64]) -> Found {
-        Found { records: positions.iter().map(|p| at(*p)).collect(), ..Found::default() }
+        Found {
+            records: positions.iter().map(|p| at(*p)).collect(),
+            ..Found::default()
+        }
     }
 
     #[test]
@@ -314,13 +334,19 @@ mod tests {
     fn a_lost_tail_is_revealed_by_the_beacon_after_a_grace() {
         let mut feed = feed();
         feed.handle_known_last(1_000, StreamSeq(12));
-        assert_eq!((feed.poll_step(1_000), feed.deadline()), (None, Some(1_100)));
+        assert_eq!(
+            (feed.poll_step(1_000), feed.deadline()),
+            (None, Some(1_100))
+        );
         feed.handle_live(at(11));
         assert_eq!(out(&mut feed), [11]);
         let search = fill(12, 12, Source::Replica);
         assert_eq!(feed.poll_step(1_100), Some(Step::Search(search)));
         feed.handle_failed(1_100, search);
-        assert_eq!((feed.poll_step(1_100), feed.deadline()), (None, Some(1_200)));
+        assert_eq!(
+            (feed.poll_step(1_100), feed.deadline()),
+            (None, Some(1_200))
+        );
         assert_eq!(feed.poll_step(1_200), Some(Step::Search(search)));
         feed.handle_found(1_200, search, found(&[12]));
         assert_eq!((out(&mut feed), feed.deadline()), (vec![12], None));
@@ -335,13 +361,22 @@ mod tests {
         feed.handle_found(0, replica, found(&[13]));
         let leader = fill(11, 12, Source::Leader);
         assert_eq!(feed.poll_step(0), Some(Step::Search(leader)));
-        let aged = Found { leader: Some((StreamSeq(13), StreamSeq(13))), ..Found::default() };
+        let aged = Found {
+            leader: Some((StreamSeq(13), StreamSeq(13))),
+            ..Found::default()
+        };
         feed.handle_found(0, leader, aged);
         let archive = fill(11, 12, Source::Archive);
         assert_eq!(feed.poll_step(0), Some(Step::Search(archive)));
-        let answer = Found { applied: Some(StreamSeq(13)), ..found(&[11, 12]) };
+        let answer = Found {
+            applied: Some(StreamSeq(13)),
+            ..found(&[11, 12])
+        };
         feed.handle_found(0, archive, answer);
-        assert_eq!((out(&mut feed), feed.poll_step(0)), (vec![11, 12, 13], None));
+        assert_eq!(
+            (out(&mut feed), feed.poll_step(0)),
+            (vec![11, 12, 13], None)
+        );
     }
 
     #[test]
@@ -351,9 +386,22 @@ mod tests {
         feed.source = Source::Archive;
         let archive = fill(11, 13, Source::Archive);
         assert_eq!(feed.poll_step(0), Some(Step::Search(archive)));
-        feed.handle_found(0, archive, Found { applied: Some(StreamSeq(20)), ..found(&[13]) });
-        assert_eq!(feed.poll_step(0), Some(Step::Lost(StreamSeq(11), StreamSeq(12))));
-        assert_eq!((out(&mut feed), feed.poll_step(0)), (vec![11, 12, 13, 14], None));
+        feed.handle_found(
+            0,
+            archive,
+            Found {
+                applied: Some(StreamSeq(20)),
+                ..found(&[13])
+            },
+        );
+        assert_eq!(
+            feed.poll_step(0),
+            Some(Step::Lost(StreamSeq(11), StreamSeq(12)))
+        );
+        assert_eq!(
+            (out(&mut feed), feed.poll_step(0)),
+            (vec![11, 12, 13, 14], None)
+        );
     }
 
     #[test]
@@ -386,7 +434,10 @@ mod tests {
         feed.handle_found(100, replica, found(&[]));
         let leader = fill(11, 99, Source::Leader);
         assert_eq!(feed.poll_step(100), Some(Step::Search(leader)));
-        let nothing = Found { leader: Some((StreamSeq(1), StreamSeq(10))), ..Found::default() };
+        let nothing = Found {
+            leader: Some((StreamSeq(1), StreamSeq(10))),
+            ..Found::default()
+        };
         feed.handle_found(100, leader, nothing);
         assert_eq!((feed.poll_step(9_999), feed.deadline()), (None, None));
     }

@@ -2,13 +2,11 @@
 
 use crate::auth::Identity;
 use crate::moment::Moment;
-use crate::ring::record::tests::record;
 use crate::ring::record::Record;
+use crate::ring::record::tests::record;
 use crate::ring::{Bounds, Ring};
 use crate::session::Session;
-use crate::session::outside::{
-    Action, Answered, Outcome, Outside, Span, Ticket, Verdict, Watch,
-};
+use crate::session::outside::{Action, Answered, Outcome, Outside, Span, Ticket, Verdict, Watch};
 use crate::views::Views;
 use protocol::error::CloseCode;
 use protocol::event::EventBody;
@@ -43,7 +41,10 @@ impl World {
 
     pub(super) fn without_log(records: usize) -> Rc<Self> {
         Rc::new(Self {
-            ring: Ring::new(Bounds { records, bytes: 1 << 28 }),
+            ring: Ring::new(Bounds {
+                records,
+                bytes: 1 << 28,
+            }),
             views: Views::default(),
             position: Cell::new(StreamSeq(10)),
             verdicts: RefCell::default(),
@@ -53,7 +54,8 @@ impl World {
     }
 
     pub(super) fn start(&self) {
-        self.ring.start(LogId::parse("log1").unwrap(), StreamSeq(10));
+        self.ring
+            .start(LogId::parse("log1").unwrap(), StreamSeq(10));
         self.views.start(StreamSeq(10));
     }
 
@@ -68,7 +70,10 @@ impl World {
 
     pub(super) fn now(&self) -> Moment {
         let ticks = self.ticks.get();
-        Moment { wall: Timestamp(1_000_000 + i64::try_from(ticks).unwrap()), ticks }
+        Moment {
+            wall: Timestamp(1_000_000 + i64::try_from(ticks).unwrap()),
+            ticks,
+        }
     }
 }
 
@@ -102,7 +107,9 @@ impl Outside for World {
     }
 
     fn rooms_at(&self, user: &UserId, position: StreamSeq) -> Option<BTreeSet<RoomId>> {
-        self.ring.holds_after(position).then(|| self.views.rooms_at(user, position, 0))?
+        self.ring
+            .holds_after(position)
+            .then(|| self.views.rooms_at(user, position, 0))?
     }
 
     fn wanted(
@@ -111,7 +118,8 @@ impl Outside for World {
         rooms: &mut dyn Iterator<Item = &RoomId>,
         span: Span,
     ) -> Option<Vec<Arc<Record>>> {
-        self.ring.wanted(user, rooms, (span.after, span.to), span.max)
+        self.ring
+            .wanted(user, rooms, (span.after, span.to), span.max)
     }
 
     fn remember(&self, user: &UserId, applied: StreamSeq, rooms: &BTreeSet<RoomId>) {
@@ -130,7 +138,11 @@ impl Client {
     pub(super) fn connects(world: &Rc<World>) -> Self {
         let conn = ConnId::parse("c1").unwrap();
         let session = Session::new(conn, world.now());
-        Self { session, world: Rc::clone(world), watched: BTreeSet::new() }
+        Self {
+            session,
+            world: Rc::clone(world),
+            watched: BTreeSet::new(),
+        }
     }
 
     /// A client of alice in these rooms as of the end of the log, live.
@@ -144,7 +156,8 @@ impl Client {
     }
 
     pub(super) fn says(&mut self, text: &str) {
-        self.session.handle_text(self.world.now(), text, &*self.world);
+        self.session
+            .handle_text(self.world.now(), text, &*self.world);
         self.watch();
     }
 
@@ -152,7 +165,11 @@ impl Client {
     pub(super) fn hears(&mut self) -> Vec<Value> {
         let mut frames = Vec::new();
         while let Some((message, _)) = self.session.poll_message() {
-            frames.extend(message.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+            frames.extend(
+                message
+                    .lines()
+                    .map(|line| serde_json::from_str::<Value>(line).unwrap()),
+            );
             self.session.pump(self.world.now(), &*self.world);
             self.watch();
         }
@@ -161,10 +178,15 @@ impl Client {
 
     /// One message only; nothing more is taken.
     pub(super) fn hears_one_message(&mut self) -> Vec<Value> {
-        let Some((message, _)) = self.session.poll_message() else { return Vec::new() };
+        let Some((message, _)) = self.session.poll_message() else {
+            return Vec::new();
+        };
         self.session.pump(self.world.now(), &*self.world);
         self.watch();
-        message.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        message
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// The frames in short: `msg r1 3`, `live`, `ok 1`, `err 1 gone`.
@@ -180,7 +202,14 @@ impl Client {
     pub(super) fn question(&mut self) -> (Ticket, Query, StreamSeq) {
         let mut actions = self.asks();
         match (actions.pop(), actions.is_empty()) {
-            (Some(Action::Ask { ticket, query, min_seq }), true) => (ticket, *query, min_seq),
+            (
+                Some(Action::Ask {
+                    ticket,
+                    query,
+                    min_seq,
+                }),
+                true,
+            ) => (ticket, *query, min_seq),
             (other, _) => panic!("one question, not {other:?} and {actions:?}"),
         }
     }
@@ -199,7 +228,8 @@ impl Client {
     }
 
     pub(super) fn outcome(&mut self, ticket: Ticket, outcome: Outcome) {
-        self.session.handle_outcome(self.world.now(), ticket, outcome, &*self.world);
+        self.session
+            .handle_outcome(self.world.now(), ticket, outcome, &*self.world);
         self.watch();
     }
 
@@ -219,7 +249,10 @@ impl Client {
         };
         for record in records {
             for entry in record.entries() {
-                let own = entry.change.as_ref().is_some_and(|c| Some(&c.user) == self.session.user());
+                let own = entry
+                    .change
+                    .as_ref()
+                    .is_some_and(|c| Some(&c.user) == self.session.user());
                 if self.watched.contains(&entry.room) || own {
                     let now = self.world.now();
                     self.session.handle_entry(now, record.position, entry);
@@ -260,12 +293,19 @@ impl Client {
 
 pub(super) fn answer(applied: u64, ok: &Value) -> Outcome {
     let ok = serde_json::value::to_raw_value(ok).unwrap();
-    Outcome::Answer(Ok(Answered { applied: StreamSeq(applied), ok }))
+    Outcome::Answer(Ok(Answered {
+        applied: StreamSeq(applied),
+        ok,
+    }))
 }
 
 /// A room's state, without which there is no snapshot.
 pub(super) fn state_of(room: &str, at: u64) -> Value {
-    let kind = if room.starts_with("s_") { "self" } else { "private" };
+    let kind = if room.starts_with("s_") {
+        "self"
+    } else {
+        "private"
+    };
     json!({"room":room,"kind":kind,"role":"member","members":2,"head":at,
         "head_hash":protocol::chain::Hash::ZERO,"at":at})
 }
@@ -286,10 +326,20 @@ pub(super) fn short(frame: &Value) -> String {
             format!("err {} {}", frame["id"], text(&frame["err"]["code"]))
         }
         frame if frame.get("seq").is_some() => {
-            format!("{} {} {}", text(&frame["ev"]), text(&frame["room"]), frame["seq"])
+            format!(
+                "{} {} {}",
+                text(&frame["ev"]),
+                text(&frame["room"]),
+                frame["seq"]
+            )
         }
         frame if frame.get("at").is_some() => {
-            format!("{} {} at {}", text(&frame["ev"]), text(&frame["room"]), frame["at"])
+            format!(
+                "{} {} at {}",
+                text(&frame["ev"]),
+                text(&frame["room"]),
+                frame["at"]
+            )
         }
         frame if frame.get("room").is_some() => {
             format!("{} {}", text(&frame["ev"]), text(&frame["room"]))

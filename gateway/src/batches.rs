@@ -1,0 +1,272 @@
+//! Sending batches of commands to the owners of their rooms.
+//!
+//! Nobody on the subject means that the partition has no owner just now: the standbys get a hint and
+//! the batch is sent again, within its deadline. That is safe, because nobody received it.
+//! Everything else that goes wrong leaves the outcome unknown, and the client sends the same cids again.
+
+use crate::metrics::CommandOutcome;
+use crate::questions::ANSWER_WITHIN;
+use crate::session::outside::Settled;
+use crate::shared::Shared;
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use chassis::nats::RequestError;
+use chassis::telemetry::{TraceId, with_trace};
+use futures_util::future::join_all;
+use protocol::command::{Create, Write, WriteCommand};
+use protocol::event::RoomKind;
+use protocol::query::{Query, ReadCounts, Viewer};
+use protocol::request::{CommandReply, CommandRequest, CommandResult};
+use protocol::subject::{Door, LOG_STREAM};
+use protocol::{Cid, ErrorCode, Refusal, RoomId, StreamSeq, Subject};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a batch may take.
+const BATCH_WITHIN: Duration = Duration::from_millis(2_800);
+/// How long the counts for a read mark may take.
+const COUNTS_WITHIN: Duration = Duration::from_secs(2);
+/// Between two attempts while a partition has no owner.
+const NO_OWNER_WAIT: Duration = Duration::from_millis(60);
+
+impl Shared {
+    /// Sends a batch for one room; one result per command, in order.
+    ///
+    /// # Errors
+    /// What goes for the whole batch.
+    ///
+    /// Cancel safety: dropping the future forgets the answer, not the batch.
+    pub async fn send_batch(
+        &self,
+        viewer: &Viewer,
+        room: &RoomId,
+        mut commands: Vec<WriteCommand>,
+    ) -> Result<Vec<Settled>, Refusal> {
+        let counts = self.counts(viewer, &mut commands).await;
+        let count = commands.len();
+        let timer = self.metrics.command_seconds.start_timer();
+        let result = self.request(viewer, room, commands).await;
+        timer.observe_duration();
+        match &result {
+            Ok(results) => results.iter().for_each(|result| self.count_result(result)),
+            Err(refusal) => {
+                let failed = CommandResult::Err(refusal.clone());
+                (0..count).for_each(|_| self.count_result(&failed));
+            }
+        }
+        let settled = result?.into_iter().zip(counts);
+        Ok(settled
+            .map(|(result, counts)| Settled { result, counts })
+            .collect())
+    }
+
+    fn count_result(&self, result: &CommandResult) {
+        let outcome = match result {
+            CommandResult::Ok(_) => CommandOutcome::Ok,
+            CommandResult::Err(refusal) => outcome_of(refusal.code),
+        };
+        self.metrics.commands_total.get(outcome).inc();
+        match outcome {
+            CommandOutcome::Unavailable | CommandOutcome::Timeout => {
+                self.writes.handle_failure(self.ticks());
+            }
+            CommandOutcome::Ok | CommandOutcome::Refused | CommandOutcome::RateLimited => {
+                self.writes.handle_success();
+            }
+        }
+    }
+
+    /// Asks history for the counts of every read mark in the batch, and tells the owner their ordinals.
+    async fn counts(
+        &self,
+        viewer: &Viewer,
+        commands: &mut [WriteCommand],
+    ) -> Vec<Option<ReadCounts>> {
+        let min_seq = self
+            .ring
+            .head()
+            .map(|(_, position)| position)
+            .unwrap_or_default();
+        let questions = commands.iter().map(|command| async move {
+            let Write::Read(read) = &command.write else {
+                return None;
+            };
+            let mark = if read.back {
+                read.seq.before()
+            } else {
+                read.seq
+            };
+            let query = Query::ReadCounts {
+                viewer: viewer.clone(),
+                room: read.target.clone(),
+                mark: Some(mark),
+            };
+            let answered = self.ask(query, min_seq, COUNTS_WITHIN).await.ok()?;
+            serde_json::from_str::<ReadCounts>(answered.ok.get()).ok()
+        });
+        let counts = join_all(questions).await;
+        for (command, counts) in commands.iter_mut().zip(&counts) {
+            if let Write::Read(read) = &mut command.write {
+                read.read_n = counts.map(|counts| counts.read_n);
+            }
+        }
+        counts
+    }
+
+    async fn request(
+        &self,
+        viewer: &Viewer,
+        room: &RoomId,
+        commands: Vec<WriteCommand>,
+    ) -> Result<Vec<CommandResult>, Refusal> {
+        let verb = match commands.as_slice() {
+            [one] => one.write.op(),
+            _ => "batch",
+        };
+        let subject = Subject::Command {
+            partition: room.partition(),
+            door: Door::User,
+            actor: viewer.user.clone(),
+            verb: verb.to_owned(),
+            room: room.clone(),
+        };
+        let trace = TraceId::random();
+        tracing::debug!(
+            trace.id = %trace, room.id = %room, user.id = %viewer.user, commands = commands.len(),
+            "a batch goes to its owner"
+        );
+        let millis = i64::try_from(BATCH_WITHIN.as_millis()).unwrap_or(i64::MAX);
+        let count = commands.len();
+        let request = CommandRequest {
+            deadline: self.now().wall.plus_ms(millis),
+            guest: viewer.guest,
+            commands,
+        };
+        let internal = || {
+            Refusal::new(
+                ErrorCode::Internal,
+                format!("the server made a mistake, trace {trace}"),
+            )
+        };
+        let Ok(payload) = serde_json::to_vec(&request) else {
+            return Err(internal());
+        };
+        let reply = self
+            .deliver(room, &subject.to_string(), payload.into(), trace)
+            .await?;
+        match serde_json::from_slice::<CommandReply>(&reply) {
+            Ok(reply) if reply.results.len() == count => Ok(reply.results),
+            Ok(_) | Err(_) => {
+                tracing::error!(trace.id = %trace, "an owner's answer does not fit its batch");
+                Err(internal())
+            }
+        }
+    }
+
+    /// Requests until somebody answers or the time is over.
+    async fn deliver(
+        &self,
+        room: &RoomId,
+        subject: &str,
+        payload: Bytes,
+        trace: TraceId,
+    ) -> Result<Bytes, Refusal> {
+        let deadline = Instant::now() + BATCH_WITHIN;
+        if !self.ctx.nats.is_connected() {
+            return Err(Refusal::new(
+                ErrorCode::Unavailable,
+                "the broker is not reachable",
+            ));
+        }
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let headers = with_trace(HeaderMap::new(), trace);
+            let sent = self
+                .ctx
+                .nats
+                .request(subject.to_owned(), headers, payload.clone(), left)
+                .await;
+            match sent {
+                Ok(reply) => return Ok(reply),
+                Err(RequestError::NoResponders) if left > NO_OWNER_WAIT => {
+                    self.hint(room).await;
+                    tokio::time::sleep(NO_OWNER_WAIT).await;
+                }
+                Err(RequestError::NoResponders) => {
+                    return Err(Refusal::new(
+                        ErrorCode::Unavailable,
+                        "nobody owns the room now",
+                    ));
+                }
+                Err(RequestError::Timeout | RequestError::Disconnected) => {
+                    return Err(Refusal::plain(ErrorCode::Timeout));
+                }
+                Err(error @ (RequestError::Invalid(_) | RequestError::Failed(_))) => {
+                    tracing::error!(trace.id = %trace, %error, "a batch could not be sent");
+                    return Err(Refusal::plain(ErrorCode::Timeout));
+                }
+            }
+        }
+    }
+
+    async fn hint(&self, room: &RoomId) {
+        let subject = Subject::Hint(room.partition()).to_string();
+        if let Err(error) = self
+            .ctx
+            .nats
+            .publish(subject, HeaderMap::new(), Bytes::new())
+            .await
+        {
+            tracing::debug!(%error, "a hint could not be sent");
+        }
+    }
+
+    /// Makes the user's own room; returns a position at or behind it.
+    ///
+    /// # Errors
+    /// What its owner refused, or `unavailable`.
+    pub async fn introduce(&self, viewer: &Viewer) -> Result<StreamSeq, Refusal> {
+        let now = u64::try_from(self.now().wall.0).unwrap_or(0);
+        let create = Create {
+            kind: RoomKind::Own,
+            name: None,
+            topic: None,
+            members: Vec::new(),
+            history: None,
+        };
+        let cid = Cid::from_parts(now, rand::random());
+        let command = WriteCommand {
+            cid,
+            write: Write::Create(create),
+        };
+        let room = RoomId::own(&viewer.user);
+        let settled = self.send_batch(viewer, &room, vec![command]).await?;
+        match settled.into_iter().next().map(|settled| settled.result) {
+            Some(CommandResult::Ok(_)) => {}
+            Some(CommandResult::Err(refusal)) => return Err(refusal),
+            None => return Err(Refusal::plain(ErrorCode::Internal)),
+        }
+        // The answer tells no position; nothing stored before now lies behind the leader's last.
+        let state =
+            tokio::time::timeout(ANSWER_WITHIN, self.ctx.nats.stream_state(LOG_STREAM)).await;
+        match state {
+            Ok(Ok(Some(state))) => Ok(StreamSeq(state.last_seq)),
+            Ok(Ok(None) | Err(_)) | Err(_) => Err(Refusal::new(
+                ErrorCode::Unavailable,
+                "the log does not answer",
+            )),
+        }
+    }
+}
+
+fn outcome_of(code: ErrorCode) -> CommandOutcome {
+    if matches!(code, ErrorCode::RateLimited | ErrorCode::SlowMode) {
+        CommandOutcome::RateLimited
+    } else if code == ErrorCode::Unavailable {
+        CommandOutcome::Unavailable
+    } else if code == ErrorCode::Timeout {
+        CommandOutcome::Timeout
+    } else {
+        CommandOutcome::Refused
+    }
+}

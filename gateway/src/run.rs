@@ -1,0 +1,171 @@
+//! The life of a gateway: start, serve, drain, stop.
+
+use crate::config::Config;
+use crate::http;
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::shared::Shared;
+use crate::upstream;
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::http::KeepAlive;
+use actix_web::middleware::DefaultHeaders;
+use actix_web::{App, HttpServer};
+use chassis::config::Problems;
+use chassis::{Context, RunError};
+use protocol::StreamSeq;
+use protocol::query::Query;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Connections that wait to be accepted: a reconnect storm comes at once.
+const BACKLOG: u32 = 4_096;
+/// How long a request's head may take to arrive.
+const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// How long an idle HTTP connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Milliseconds after which the kernel gives up a connection whose peer takes nothing. A stalled peer
+/// cannot be closed from here; it must end a little after its socket's task has.
+const USER_TIMEOUT_MS: u32 = 20_000;
+/// Between two rounds of housekeeping.
+const HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// How long the probe of history may take.
+const PROBE_WITHIN: Duration = Duration::from_secs(2);
+/// How long sockets may take to say goodbye when everything is closed.
+const CLOSE_WITHIN: Duration = Duration::from_secs(3);
+
+/// Serves until the context's shutdown is cancelled, then drains and stops.
+///
+/// # Errors
+/// A wrong configuration, an address that cannot be bound.
+pub async fn run(config: Config, ctx: Context) -> Result<(), RunError> {
+    let mut problems = Problems::new();
+    let auth = config.check(&mut problems);
+    problems.finish()?;
+    let auth = auth.ok_or_else(|| RunError::failed("reading the token keys", "there are none"))?;
+    let metrics = Metrics::register(&ctx.registry)
+        .map_err(|error| RunError::failed("registering the metrics", error))?;
+    let shared = Arc::new(Shared::new(config, ctx, auth, metrics));
+    let (server, addresses) = serve(&shared)?;
+    let handle = server.handle();
+    let tasks = &shared.ctx.tasks;
+    tasks.spawn_fallible("http", server);
+    tasks.spawn("upstream", upstream::run(Arc::clone(&shared)));
+    tasks.spawn("housekeeping", keep_house(Arc::clone(&shared)));
+    for address in addresses {
+        tracing::info!(%address, "listening");
+    }
+    shared.ctx.started();
+    shared.ctx.shutdown.cancelled().await;
+    drain(&shared, &handle).await;
+    Ok(())
+}
+
+fn serve(shared: &Arc<Shared>) -> Result<(Server, Vec<SocketAddr>), RunError> {
+    let listen = shared.config.listen;
+    let failed = |source| RunError::Listen {
+        address: listen.to_string(),
+        source,
+    };
+    let workers = match shared.config.gateway_workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        workers => workers,
+    };
+    let per_worker = shared.config.gateway_connections_max.div_ceil(workers);
+    let factory = {
+        let shared = Arc::clone(shared);
+        move || {
+            let hub = Hub::new(Arc::clone(&shared));
+            shared.ctx.tasks.spawn_local("hub", Rc::clone(&hub).run());
+            App::new()
+                .app_data(hub)
+                .wrap(DefaultHeaders::new().add(("X-Content-Type-Options", "nosniff")))
+                .configure(http::routes)
+        }
+    };
+    let server = HttpServer::new(factory)
+        .workers(workers)
+        .backlog(BACKLOG)
+        .max_connections(per_worker)
+        .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
+        .client_request_timeout(REQUEST_WITHIN)
+        .client_disconnect_timeout(Duration::ZERO)
+        .tcp_nodelay(true)
+        .on_connect(|io, _| set_user_timeout(io))
+        .disable_signals()
+        .shutdown_timeout(1)
+        .bind(listen)
+        .map_err(failed)?;
+    let addresses = server.addrs();
+    Ok((server.run(), addresses))
+}
+
+fn set_user_timeout(io: &dyn std::any::Any) {
+    if let Some(stream) = io.downcast_ref::<actix_web::rt::net::TcpStream>()
+        && let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, USER_TIMEOUT_MS)
+    {
+        tracing::debug!(%error, "a connection keeps the system's timeout");
+    }
+}
+
+/// Purges what is not needed any more, and tells the health board about others.
+async fn keep_house(shared: Arc<Shared>) {
+    let stop = shared.ctx.shutdown.clone();
+    let rounds = async {
+        loop {
+            tokio::time::sleep(HOUSEKEEPING).await;
+            let now = shared.ticks();
+            let keep = shared.config.gateway_view_seconds.saturating_mul(1_000);
+            let oldest = now.saturating_sub(keep);
+            shared
+                .views
+                .purge(oldest, |user| shared.connections.has(user));
+            shared
+                .metrics
+                .views
+                .set(i64::try_from(shared.views.count()).unwrap_or(i64::MAX));
+            shared.rates.forget_quiet();
+            let health = &shared.ctx.health;
+            if shared.writes.are_down(now) {
+                health.set_down("writes", "commands are not stored");
+            } else {
+                health.set_ready("writes");
+            }
+            match shared
+                .ask(Query::Position {}, StreamSeq(0), PROBE_WITHIN)
+                .await
+            {
+                Ok(_) => health.set_ready("history"),
+                Err(refusal) => health.set_degraded("history", refusal.msg),
+            }
+        }
+    };
+    stop.run_until_cancelled(rounds).await;
+}
+
+/// Asks the clients to move, waits for them, closes what is left, and stops serving.
+async fn drain(shared: &Shared, handle: &ServerHandle) {
+    let within = Duration::from_secs(shared.config.gateway_drain_seconds);
+    drop(tokio::time::timeout(CLOSE_WITHIN, handle.pause()).await);
+    if !within.is_zero() && shared.metrics.sockets.get() > 0 {
+        tracing::info!(
+            sockets = shared.metrics.sockets.get(),
+            "clients are asked to move"
+        );
+        shared.goaway.cancel();
+        without_sockets(shared, within).await;
+    }
+    shared.closing.cancel();
+    without_sockets(shared, CLOSE_WITHIN).await;
+    drop(tokio::time::timeout(CLOSE_WITHIN, handle.stop(false)).await);
+}
+
+/// Waits until the last socket has gone, `within` this time.
+async fn without_sockets(shared: &Shared, within: Duration) {
+    let deadline = Instant::now() + within;
+    while shared.metrics.sockets.get() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
