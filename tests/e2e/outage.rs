@@ -1,7 +1,7 @@
 //! A part that stays away: what still works, what is answered, and that everything comes back by itself.
 
 use serde_json::{Value, json};
-use tests::{Part, Proxy, Stack, StackBuilder, User, message};
+use tests::{Part, Proxy, SmallBroker, Stack, StackBuilder, User, message};
 
 use crate::settings::{forgetful, unhurried};
 
@@ -205,4 +205,52 @@ async fn a_broker_that_hangs_is_as_good_as_none() {
     alice.sends(&room, "after").await;
     bob.sees_in_the_end(&room, "after").await;
     assert_eq!(bob.texts(&room), ["during", "after"]);
+}
+
+#[tokio::test]
+async fn with_a_full_disk_writes_are_put_off_and_go_through_when_there_is_room() {
+    let broker = SmallBroker::start().await;
+    let stack = unhurried()
+        .separate()
+        .argument("--nats-url")
+        .argument(broker.url())
+        .start()
+        .await;
+    let (mut alice, mut bob) = (stack.user("alice").await, stack.user("bob").await);
+    let room = alice.creates_room("ops").await;
+    bob.joins(&room).await;
+    bob.enters(&room).await;
+    alice.sends(&room, "before").await;
+    broker.disk_fills();
+    // Large ones, until one does not fit.
+    let mut texts = vec!["before".to_owned()];
+    let refused = loop {
+        assert!(texts.len() < 1_000, "the disk is never full");
+        let text = format!("{} {}", texts.len(), "x".repeat(7_000));
+        let large = message(&room, &text);
+        texts.push(text);
+        if let Err(err) = alice.asks(large.clone()).await {
+            assert!(
+                err["code"] == "unavailable" || err["code"] == "timeout",
+                "{err}"
+            );
+            assert!(err["retry_after_ms"].is_u64(), "{err}");
+            break large;
+        }
+    };
+    is_put_off(&mut alice, refused.clone()).await;
+    for part in [Part::Gateway, Part::Messages] {
+        stack
+            .reports(part, "not ready", |report| !report.ready)
+            .await;
+    }
+    // What is there can be read.
+    assert!(alice.archive(&room).await.len() > texts.len());
+    broker.disk_is_cleared();
+    stack.is_ready().await;
+    alice.insists(refused).await.expect("stored");
+    alice.sends(&room, "after").await;
+    texts.push("after".to_owned());
+    bob.sees_in_the_end(&room, "after").await;
+    assert_eq!(bob.texts(&room), texts);
 }

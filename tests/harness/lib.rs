@@ -11,6 +11,7 @@
 //! ```
 //! Every wait has a deadline and waits for a state. A failed wait panics with what was seen instead.
 
+mod broker;
 mod eventually;
 pub mod http;
 mod look;
@@ -23,6 +24,7 @@ mod token;
 mod user;
 mod verbs;
 
+pub use broker::SmallBroker;
 pub use eventually::{PATIENCE, eventually};
 pub use look::{Report, Running, all_end};
 pub use proxy::Proxy;

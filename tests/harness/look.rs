@@ -95,21 +95,26 @@ impl Stack {
 
     /// Every process that `natter dev` started, and what they started.
     pub fn processes(&self) -> BTreeSet<Running> {
-        let all = running();
-        let mut found = BTreeSet::new();
-        let mut parents = BTreeSet::from([self.dev_pid()]);
-        loop {
-            let children: Vec<Running> = all
-                .iter()
-                .filter(|it| parents.contains(&it.parent) && !parents.contains(&it.pid))
-                .cloned()
-                .collect();
-            if children.is_empty() {
-                return found;
-            }
-            parents.extend(children.iter().map(|it| it.pid));
-            found.extend(children);
+        descendants(self.dev_pid())
+    }
+}
+
+/// Every process that this one started, and what they started.
+pub(crate) fn descendants(ancestor: u32) -> BTreeSet<Running> {
+    let all = running();
+    let mut found = BTreeSet::new();
+    let mut parents = BTreeSet::from([ancestor]);
+    loop {
+        let children: Vec<Running> = all
+            .iter()
+            .filter(|it| parents.contains(&it.parent) && !parents.contains(&it.pid))
+            .cloned()
+            .collect();
+        if children.is_empty() {
+            return found;
         }
+        parents.extend(children.iter().map(|it| it.pid));
+        found.extend(children);
     }
 }
 

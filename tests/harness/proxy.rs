@@ -30,10 +30,7 @@ impl Proxy {
         let server = server
             .parse()
             .expect("the stack names its servers by address");
-        let start = rand::random_range(PORTS);
-        let mut ports = (start..PORTS.end).chain(PORTS.start..start);
-        let listener = ports.find_map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).ok());
-        let listener = listener.expect("one of many ports is free");
+        let listener = free_listener();
         listener
             .set_nonblocking(true)
             .expect("a socket can be made nonblocking");
@@ -69,6 +66,18 @@ impl Proxy {
     pub fn is_mended(&self) {
         self.whole.send_replace(true);
     }
+}
+
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    free_listener().local_addr().expect("it is bound").port()
+}
+
+fn free_listener() -> std::net::TcpListener {
+    let start = rand::random_range(PORTS);
+    let mut ports = (start..PORTS.end).chain(PORTS.start..start);
+    let listener = ports.find_map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+    listener.expect("one of many ports is free")
 }
 
 /// What stands between `://` and the path.

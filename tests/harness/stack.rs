@@ -340,7 +340,8 @@ fn tail(path: &Path) -> String {
     lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n") + "\n"
 }
 
-fn send(pid: u32, signal: Signal) {
+/// Sends a signal to a process, should it still be there.
+pub(crate) fn send(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
