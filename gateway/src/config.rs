@@ -68,6 +68,7 @@ pub struct AuthArgs {
 /// The gateway's configuration.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Gateway")]
+#[group(id = "gateway")]
 pub struct Config {
     /// Public address for sockets and HTTP.
     ///

@@ -65,6 +65,7 @@ impl DatabaseArgs {
 /// The configuration of history.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "History")]
+#[group(id = "history")]
 pub struct Config {
     /// Where Postgres is.
     #[command(flatten)]

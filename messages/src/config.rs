@@ -11,6 +11,7 @@ use std::time::Duration;
 /// The configuration of messages.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Messages")]
+#[group(id = "messages")]
 pub struct Config {
     /// The streams' shape.
     #[command(flatten)]

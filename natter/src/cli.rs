@@ -6,9 +6,10 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use chassis::config::{EXIT_CONFIG, ParseError};
 use clap::{Parser, Subcommand};
 
-use crate::{chat, child, dev, replay, token};
+use crate::{chat, child, dev, migrate, replay, serve, token};
 
 /// A self-hosted chat backend that never loses, reorders or repeats a message.
 #[derive(Debug, Parser)]
@@ -22,6 +23,16 @@ struct Cli {
 enum Command {
     /// Run everything on this machine, with a private nats-server and Postgres.
     Dev(dev::Args),
+    /// Run the service that terminates sockets and HTTP.
+    Gateway(serve::GatewayArgs),
+    /// Run the service that orders.
+    Messages(serve::MessagesArgs),
+    /// Run the service that keeps and finds.
+    History(serve::HistoryArgs),
+    /// Run all services in one process.
+    All(Box<serve::AllArgs>),
+    /// Bring the database's schema up to date.
+    Migrate(migrate::Args),
     /// Print a token signed with the development key.
     Token(token::Args),
     /// Talk in a terminal.
@@ -35,7 +46,16 @@ enum Command {
 
 /// Parses the command line and runs what it asks for.
 pub(crate) fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let command = match chassis::config::parse::<Cli>() {
+        Ok(cli) => cli.command,
+        Err(error) => return explain(&error),
+    };
+    let outcome = match command {
+        Command::Gateway(args) => on_this_thread(serve::gateway(args)),
+        Command::Messages(args) => on_this_thread(serve::messages(args)),
+        Command::History(args) => on_this_thread(serve::history(args)),
+        Command::All(args) => on_this_thread(serve::all(*args)),
+        Command::Migrate(args) => on_this_thread(migrate::run(args)),
         Command::Child(args) => Err(child::exec(&args)),
         Command::Token(args) => token::run(&args),
         Command::Dev(args) => on_this_thread(dev::run(args)),
@@ -46,6 +66,25 @@ pub(crate) fn main() -> ExitCode {
         complain(&error);
         ExitCode::FAILURE
     })
+}
+
+/// Shows help or every mistake of the command line and the environment.
+fn explain(error: &ParseError) -> ExitCode {
+    match error {
+        ParseError::Display(help) => {
+            // A closed stdout has nobody to help.
+            drop(help.print());
+            ExitCode::SUCCESS
+        }
+        ParseError::Usage(usage) => {
+            drop(usage.print());
+            ExitCode::from(EXIT_CONFIG)
+        }
+        ParseError::Problems(problems) => {
+            drop(writeln!(std::io::stderr(), "natter: {problems}"));
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
 }
 
 /// Drives `future` on the main thread: the kernel ties a child's death signal to the *thread* that

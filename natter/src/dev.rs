@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use history::config::DatabaseArgs;
 use tokio::time::Instant;
 
 use self::banner::State;
@@ -28,6 +29,7 @@ use self::layout::Layout;
 use self::ports::Claim;
 use self::supervisor::{Ended, Supervisor};
 use self::tools::Tools;
+use crate::migrate;
 use crate::token::{KEY_FILE, Key};
 
 /// Pause between two looks at a server that is starting.
@@ -164,6 +166,11 @@ async fn live(
     let database = Server::postgres(args, prepared, supervisor)?;
     if let Err(ended) = watched(supervisor, both_ready(&nats, &database)).await {
         return Ok(ended);
+    }
+    let arguments = DatabaseArgs::to(&database.url);
+    match watched(supervisor, Box::pin(migrate::database(&arguments))).await {
+        Ok(migrated) => migrated?,
+        Err(ended) => return Ok(ended),
     }
     let plan = services::Plan::new(args, &prepared.layout, &nats.url, &database.url)?;
     for spec in plan.specs()? {

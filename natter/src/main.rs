@@ -7,7 +7,9 @@ mod child;
 mod cli;
 mod dev;
 mod dev_token;
+mod migrate;
 mod replay;
+mod serve;
 mod token;
 
 use std::process::ExitCode;

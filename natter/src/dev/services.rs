@@ -104,6 +104,8 @@ impl Plan {
             ("NATTER_JWT_ISSUER", token::ISSUER.to_owned()),
             ("NATTER_JWT_AUDIENCE", token::AUDIENCE.to_owned()),
             ("NATTER_DEV_TOKENS", "true".to_owned()),
+            // They write to a file.
+            ("NO_COLOR", "1".to_owned()),
         ];
         if std::env::var_os(DRAIN).is_none() {
             environment.push((DRAIN, DRAIN_SECONDS.to_owned()));
