@@ -293,7 +293,7 @@ impl Hub {
         for socket in sockets {
             let now = self.shared.now();
             self.step(&socket, |session, _| {
-                session.handle_lost_feed(now, delivered)
+                session.handle_lost_feed(now, delivered);
             });
             self.wake(&socket);
         }

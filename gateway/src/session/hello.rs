@@ -15,6 +15,9 @@ use protocol::query::{CatchUp, Missed, Query, Snapshots};
 use protocol::{ErrorCode, Refusal, RoomId, Seq, StreamSeq};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Records by which another gateway may be ahead of this one.
+const AHEAD_MAX: u64 = 1_000;
+
 /// A hello that waits for history.
 #[derive(Debug)]
 pub(super) struct Greeting {
@@ -30,7 +33,7 @@ pub(super) struct Greeting {
 #[derive(Debug)]
 enum Step {
     /// What was missed since the cursor.
-    CatchUp,
+    CatchUp { after: StreamSeq },
     /// Every room.
     Snapshots,
     /// To make the user's own room.
@@ -47,6 +50,20 @@ struct Anew {
     applied: StreamSeq,
     snapshots: Snapshots,
     skips: Vec<Missed>,
+}
+
+impl Greeting {
+    /// Whether it waits for what is ahead of this process.
+    fn is_ahead_of(&self, outside: &dyn Outside) -> bool {
+        let head = outside
+            .head()
+            .map(|(_, position)| position)
+            .unwrap_or_default();
+        match &self.step {
+            Step::CatchUp { after } => *after > head,
+            Step::Snapshots | Step::Introduce | Step::Have { .. } => false,
+        }
+    }
 }
 
 fn clamp(window: Option<Window>) -> Window {
@@ -106,9 +123,11 @@ impl Session {
             .cur
             .as_deref()
             .and_then(|text| Cursor::parse(text).ok());
-        let after = cursor
-            .filter(|cursor| cursor.log == log)
-            .map(|cursor| cursor.position);
+        // Another gateway may be a little ahead of this one; what is far ahead is no cursor of this log.
+        let possible = |cursor: &Cursor| {
+            cursor.log == log && cursor.position.0.saturating_sub(head.0) <= AHEAD_MAX
+        };
+        let after = cursor.filter(possible).map(|cursor| cursor.position);
         let greeting = |step| Greeting {
             id,
             have: hello.have,
@@ -126,7 +145,7 @@ impl Session {
             let rooms = rooms.into_iter().map(|room| (room, Seq(0))).collect();
             return self.start_following(now, rooms, after);
         }
-        self.phase = Phase::Greeting(Box::new(greeting(Step::CatchUp)));
+        self.phase = Phase::Greeting(Box::new(greeting(Step::CatchUp { after })));
         let window_timeline = clamp(hello.win).tl;
         let query = |viewer| Query::CatchUp {
             viewer,
@@ -186,13 +205,23 @@ impl Session {
                 self.phase = Phase::Greeting(greeting);
                 return self.ask_snapshots(stored);
             }
+            // The log may never come to where a made-up cursor points.
+            Outcome::Answer(Err(_)) if greeting.is_ahead_of(outside) => {
+                greeting.step = Step::Snapshots;
+                self.phase = Phase::Greeting(greeting);
+                let head = outside
+                    .head()
+                    .map(|(_, position)| position)
+                    .unwrap_or_default();
+                return self.ask_snapshots(head);
+            }
             Outcome::Answer(Err(refusal))
             | Outcome::Introduced(Err(refusal))
             | Outcome::Sent(Err(refusal)) => return self.put_off(id, &refusal),
             Outcome::Sent(Ok(_)) => return self.put_off(id, &Refusal::plain(ErrorCode::Internal)),
         };
         match std::mem::replace(&mut greeting.step, Step::Introduce) {
-            Step::CatchUp => self.caught_up(now, greeting, &answered, outside),
+            Step::CatchUp { .. } => self.caught_up(now, greeting, &answered, outside),
             Step::Snapshots => self.got_snapshots(now, greeting, &answered, outside),
             Step::Have { applied, snapshots } => {
                 let skips = parse::<CatchUp>(&answered).map(|answer| answer.missed);
