@@ -11,6 +11,7 @@ mod migrate;
 mod replay;
 mod serve;
 mod token;
+mod verify;
 
 use std::process::ExitCode;
 

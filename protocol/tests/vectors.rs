@@ -5,6 +5,12 @@
 //! encodes to the file. A change of a vector is a change of the protocol; only
 //! `NATTER_VECTORS=write cargo nextest run -p protocol --test vectors` writes the files, nothing else does.
 
+#![allow(
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "a test: tables of samples, and a wrong one shall panic"
+)]
+
 #[path = "vectors/commands.rs"]
 mod commands;
 #[path = "vectors/events.rs"]
@@ -36,9 +42,9 @@ fn path(file: &str) -> PathBuf {
 }
 
 /// The cases of a file, or, when asked to, the file written anew from `made`.
-fn cases(file: &str, about: &str, made: Vec<Value>) -> Vec<Value> {
+fn cases(file: &str, about: &str, made: impl Into<Value>) -> Vec<Value> {
     if std::env::var_os("NATTER_VECTORS").is_some_and(|mode| mode == "write") {
-        let document = json!({ "about": about, "cases": made });
+        let document = json!({ "about": about, "cases": made.into() });
         std::fs::write(path(file), format!("{document:#}\n")).unwrap();
     }
     let text = std::fs::read_to_string(path(file)).unwrap();
@@ -56,7 +62,7 @@ fn check<T: PartialEq + Debug>(
     let made = samples
         .iter()
         .map(|s| json!({ "name": s.name, "json": encode(&s.value) }));
-    let cases = cases(file, about, made.collect());
+    let cases = cases(file, about, made.collect::<Vec<_>>());
     let names = |name: &Value| name.as_str().unwrap().to_owned();
     let found: Vec<String> = cases.iter().map(|case| names(&case["name"])).collect();
     let expected: Vec<&str> = samples.iter().map(|sample| sample.name).collect();

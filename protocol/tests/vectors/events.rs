@@ -200,7 +200,7 @@ fn hash_chain() {
         commit = base64url(SHA-256(salt text + '\\n' + content)), content = the content fields; both as JSON with \
         keys sorted by bytes and no spaces. Content fields: text meta why name topic mentions emoji avatar draft status. \
         A line whose content was erased holds `commit` in place of content and salt and has the same hash.";
-    let cases = cases("hash-chain.json", about, made.collect());
+    let cases = cases("hash-chain.json", about, made.collect::<Vec<_>>());
     assert_eq!(cases.len(), chain.len());
     let mut prev = Hash::ZERO;
     for (case, event) in cases.iter().zip(&chain) {

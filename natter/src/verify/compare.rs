@@ -1,0 +1,225 @@
+//! Log against archive, event by event. Pure.
+
+use history::verify::{ChainCheck, Fault};
+use protocol::chain::{Hash, hash_line};
+use protocol::event::LogEvent;
+use protocol::{RoomId, Seq};
+
+/// One event's line, from the log or from the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) seq: Seq,
+    pub(crate) line: String,
+}
+
+/// What the log holds of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// The first event, after which the chain is whole; older ones have aged out.
+    pub(crate) from: Seq,
+    /// The last event and its hash.
+    pub(crate) head: (Seq, Hash),
+}
+
+/// Checks the chain of what the log holds; `None` if it holds nothing.
+///
+/// # Errors
+/// The first event that does not follow the one before it.
+pub(crate) fn check_log(lines: &[Line]) -> Result<Option<Held>, Fault> {
+    let Some(first) = lines.first() else {
+        return Ok(None);
+    };
+    let mut chain = if first.seq <= Seq(1) {
+        ChainCheck::new("log")
+    } else {
+        // What it names as its predecessor has aged out of the log; the archive proves it.
+        let logged = LogEvent::parse(&first.line).map_err(|error| {
+            let what = format!("the line cannot be read: {error}");
+            Fault {
+                seq: first.seq,
+                place: "log",
+                what,
+            }
+        })?;
+        ChainCheck::after("log", first.seq.before(), logged.prev)
+    };
+    for line in lines {
+        chain.next(&line.line)?;
+    }
+    Ok(Some(Held {
+        from: first.seq,
+        head: chain.head(),
+    }))
+}
+
+/// Finds the first event that is not the same in both; what is above `archive`'s end is not archived yet.
+pub(crate) fn first_difference(log: &[Line], archive: &[Line]) -> Option<Fault> {
+    let fault = |seq, place, what: &str| {
+        Some(Fault {
+            seq,
+            place,
+            what: what.to_owned(),
+        })
+    };
+    let (first, last) = (log.first()?.seq, archive.last()?.seq);
+    let mut archived = archive
+        .iter()
+        .skip_while(|line| line.seq < first)
+        .peekable();
+    for logged in log.iter().take_while(|line| line.seq <= last) {
+        match archived.next() {
+            Some(line) if line.seq == logged.seq => {
+                if hash(&line.line) != hash(&logged.line) {
+                    return fault(line.seq, "events", "the line is not the log's");
+                }
+            }
+            Some(line) if line.seq < logged.seq => {
+                return fault(line.seq, "events", "the log has no such event");
+            }
+            Some(_) | None => return fault(logged.seq, "events", "the row is missing"),
+        }
+    }
+    let extra = archived.peek()?;
+    fault(extra.seq, "events", "the log ends before it")
+}
+
+/// Whether the chain had this hash at this seq; `Err` names what it had.
+///
+/// # Errors
+/// What is there instead, in words.
+pub(crate) fn check_expected(lines: &[Line], seq: Seq, expected: Hash) -> Result<(), String> {
+    let Some(line) = lines.iter().find(|line| line.seq == seq) else {
+        return Err(format!("there is no event {seq}"));
+    };
+    match hash(&line.line) {
+        Some(found) if found == expected => Ok(()),
+        Some(found) => Err(format!("the event {seq} hashes to {found}")),
+        None => Err(format!("the event {seq} cannot be read")),
+    }
+}
+
+/// Compared by hash: erased content has another line and the same hash.
+fn hash(line: &str) -> Option<Hash> {
+    hash_line(line).ok()
+}
+
+/// The events of `room` in the payload of a record.
+///
+/// # Errors
+/// The payload is no envelope.
+pub(crate) fn lines_of(
+    room: &RoomId,
+    payload: &[u8],
+) -> Result<Vec<Line>, protocol::envelope::EnvelopeError> {
+    let envelope = protocol::envelope::Envelope::parse(payload)?;
+    if !envelope.rooms.contains(&room.as_str()) {
+        return Ok(Vec::new());
+    }
+    let mut lines = Vec::new();
+    for entry in envelope.lines() {
+        let (of, line) = entry?;
+        if of == room.as_str() {
+            let seq = LogEvent::parse(line).map_or(Seq(0), |logged| logged.event.seq);
+            lines.push(Line {
+                seq,
+                line: line.to_owned(),
+            });
+        }
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::chain::{Salt, seal};
+    use protocol::event::{Event, EventBody, Message};
+    use protocol::{Cid, Timestamp, UserId};
+
+    fn chain(texts: &[&str]) -> Vec<Line> {
+        let mut prev = Hash::ZERO;
+        let mut lines = Vec::new();
+        for (seq, text) in (1..).zip(texts) {
+            let message = Message {
+                text: (*text).to_owned(),
+                ..Message::default()
+            };
+            let sealed = seal(&LogEvent {
+                prev,
+                salt: Salt([3; 16]),
+                event: Event {
+                    room: RoomId::parse("r1").unwrap(),
+                    seq: Seq(seq),
+                    ts: Timestamp(5),
+                    by: UserId::parse("alice").unwrap(),
+                    cid: Cid::from_parts(seq, [0; 10]),
+                    body: EventBody::Msg(message),
+                },
+            });
+            prev = sealed.hash;
+            lines.push(Line {
+                seq: Seq(seq),
+                line: sealed.line,
+            });
+        }
+        lines
+    }
+
+    fn found(log: &[Line], archive: &[Line]) -> Option<(u64, &'static str)> {
+        first_difference(log, archive).map(|fault| (fault.seq.0, fault.place))
+    }
+
+    #[test]
+    fn the_same_chain_is_the_same_also_when_the_log_begins_later_or_is_ahead() {
+        let lines = chain(&["a", "b", "c", "d"]);
+        assert_eq!(found(&lines, &lines), None);
+        assert_eq!(found(&lines[2..], &lines), None);
+        assert_eq!(found(&lines, &lines[..3]), None);
+        assert_eq!(found(&[], &lines), None);
+        let held = check_log(&lines[2..]).unwrap().unwrap();
+        assert_eq!((held.from, held.head.0), (Seq(3), Seq(4)));
+        assert_eq!(check_log(&lines).unwrap().unwrap().head, held.head);
+    }
+
+    #[test]
+    fn the_first_event_that_differs_is_named() {
+        let lines = chain(&["a", "b", "c", "d"]);
+        let mut changed = lines.clone();
+        changed[1].line = changed[1].line.replace("\"b\"", "\"B\"");
+        assert_eq!(found(&lines, &changed), Some((2, "events")));
+        let chained_anew = chain(&["a", "x", "c", "d"]);
+        assert_eq!(found(&lines, &chained_anew), Some((2, "events")));
+        let mut missing = lines.clone();
+        missing.remove(2);
+        assert_eq!(found(&lines, &missing), Some((3, "events")));
+        assert_eq!(found(&missing, &lines), Some((3, "events")));
+        assert_eq!(found(&lines[..3], &lines), Some((4, "events")));
+    }
+
+    #[test]
+    fn a_log_that_does_not_chain_is_found() {
+        let mut lines = chain(&["a", "b", "c"]);
+        lines[1].line = lines[1].line.replace("\"b\"", "\"B\"");
+        assert_eq!(check_log(&lines).unwrap_err().seq, Seq(3));
+        let mut hole = chain(&["a", "b", "c"]);
+        hole.remove(1);
+        assert_eq!(check_log(&hole).unwrap_err().seq, Seq(2));
+    }
+
+    #[test]
+    fn an_anchor_holds_or_says_what_is_there() {
+        let lines = chain(&["a", "b"]);
+        let head = check_log(&lines).unwrap().unwrap().head;
+        assert_eq!(check_expected(&lines, head.0, head.1), Ok(()));
+        assert!(
+            check_expected(&lines, Seq(1), head.1)
+                .unwrap_err()
+                .contains("hashes to")
+        );
+        assert!(
+            check_expected(&lines, Seq(9), head.1)
+                .unwrap_err()
+                .contains("no event")
+        );
+    }
+}
