@@ -136,3 +136,19 @@ async fn a_stale_lock_that_names_a_stranger_does_not_stop_postgres() {
     stack.starts_again().await;
     drop(database(&stack).await);
 }
+
+#[tokio::test]
+async fn a_killed_service_runs_again_within_two_seconds() {
+    let stack = Stack::builder().separate().start().await;
+    for part in [Part::Gateway, Part::Messages, Part::History] {
+        let began = Instant::now();
+        stack.kills(part).await;
+        let url = stack.ops_url(part).trim_start_matches("http://").to_owned();
+        eventually(PATIENCE, async || {
+            tokio::net::TcpStream::connect(&url).await
+        })
+        .await;
+        let took = began.elapsed();
+        assert!(took < RESTART_WITHIN, "{} took {took:?}", part.name());
+    }
+}

@@ -60,6 +60,8 @@ pub(crate) fn new_data() -> PathBuf {
         .status()
         .expect("cp is everywhere");
     assert!(copied.success(), "copy the template: {copied}");
+    // Each gets a signing key of its own, as any two installations have.
+    std::fs::remove_file(data.join("dev-jwt.key")).expect("natter dev --prepare makes a key");
     data
 }
 
