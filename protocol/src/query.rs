@@ -297,12 +297,24 @@ impl CidKey {
 pub struct Answer {
     /// Every record up to here was applied when the answer was read, in one SQL snapshot.
     pub applied: StreamSeq,
-    /// The answer, in the JSON form that the query's documentation names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The answer, in the JSON form that the query's documentation names; `null` is an answer too.
+    #[serde(
+        default,
+        deserialize_with = "even_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub ok: Option<Box<RawValue>>,
     /// Why there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub err: Option<Refusal>,
+}
+
+/// A field that is there, be it `null`: serde would take that for an absent one.
+fn even_null<'de, D>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// Where history is.
@@ -471,6 +483,15 @@ mod tests {
             Some(r#"{"ev":"msg","seq":3}"#)
         );
         assert!(gone);
+    }
+
+    #[test]
+    fn an_answer_that_is_null_is_no_refusal() {
+        let answer: Answer = serde_json::from_str(r#"{"applied":7,"ok":null}"#).unwrap();
+        let state: RoomStateAnswer = serde_json::from_str(answer.ok.unwrap().get()).unwrap();
+        assert_eq!(state, None);
+        let refused: Answer = serde_json::from_str(r#"{"applied":7}"#).unwrap();
+        assert!(refused.ok.is_none());
     }
 
     #[test]
