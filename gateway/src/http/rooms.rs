@@ -207,7 +207,10 @@ pub async fn json_body<T: DeserializeOwned>(payload: web::Payload) -> Result<T, 
         Ok(Err(error)) => return Err(Problem::new(ErrorCode::BadRequest, error.to_string())),
         Err(_) => return Err(Problem::new(ErrorCode::TooLarge, "the body is over 64 KiB")),
     };
-    serde_json::from_slice(&bytes)
+    // By way of an object: serde would also read a struct from an array.
+    let fields = serde_json::from_slice::<Map<String, Value>>(&bytes);
+    fields
+        .and_then(|fields| serde_json::from_value(Value::Object(fields)))
         .map_err(|error| Problem::new(ErrorCode::BadRequest, error.to_string()))
 }
 

@@ -379,11 +379,9 @@ fn prepare(command: &mut WriteCommand) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a malformed line was meant as a hello.
+/// Whether a malformed line was meant as a hello. Through a value: serde would also read a struct
+/// from an array.
 fn is_hello(line: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Op {
-        op: String,
-    }
-    serde_json::from_str::<Op>(line).is_ok_and(|op| op.op == "hello")
+    let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
+    line.is_some_and(|line| line.get("op").is_some_and(|op| op == "hello"))
 }

@@ -27,6 +27,8 @@ pub(super) struct Heartbeat {
     heard: u64,
     next_ping: u64,
     token: Option<Token>,
+    /// Nothing is sent before the answer to hello, which is the first line that a client waits for.
+    greeted: bool,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,13 @@ impl Heartbeat {
             heard: now.ticks,
             next_ping: now.ticks + ticks(PING_INTERVAL_MS),
             token: None,
+            greeted: false,
         }
+    }
+
+    /// Hello was answered.
+    pub(super) fn handle_greeted(&mut self) {
+        self.greeted = true;
     }
 
     /// Something was received.
@@ -75,13 +83,13 @@ impl Heartbeat {
                 if left <= 0 {
                     return Some(Due::Close(CloseCode::TokenExpired));
                 }
-                if left <= TOKEN_NOTICE_MS && !token.noticed {
+                if self.greeted && left <= TOKEN_NOTICE_MS && !token.noticed {
                     token.noticed = true;
                     return Some(Due::TokenNotice(ticks(left).div_ceil(1_000)));
                 }
             }
         }
-        if self.token.is_some() && now.ticks >= self.next_ping {
+        if self.greeted && now.ticks >= self.next_ping {
             self.next_ping = now.ticks + ticks(PING_INTERVAL_MS);
             return Some(Due::Ping);
         }
@@ -96,12 +104,12 @@ impl Heartbeat {
             None => self.opened + ticks(HELLO_WITHIN_MS),
             Some(token) => {
                 let left = token.expires.since_ms(now.wall);
-                let left = if token.noticed {
-                    left
-                } else {
-                    left - TOKEN_NOTICE_MS
-                };
-                self.next_ping.min(now.ticks + ticks(left.max(0)))
+                let due = |left: i64| now.ticks + ticks(left.max(0));
+                match (self.greeted, token.noticed) {
+                    (false, _) => due(left),
+                    (true, true) => self.next_ping.min(due(left)),
+                    (true, false) => self.next_ping.min(due(left - TOKEN_NOTICE_MS)),
+                }
             }
         };
         silence.min(next)
@@ -146,8 +154,17 @@ mod tests {
     }
 
     #[test]
+    fn before_the_answer_to_hello_nothing_is_due_but_an_end() {
+        let mut heartbeat = Heartbeat::new(at(0));
+        heartbeat.handle_token(at(30_000).wall);
+        let end = Due::Close(CloseCode::TokenExpired);
+        assert_eq!(run(&mut heartbeat, 99_999), [(30_000, end)]);
+    }
+
+    #[test]
     fn silence_ends_it_after_sixty_seconds_and_two_pings() {
         let mut heartbeat = Heartbeat::new(at(0));
+        heartbeat.handle_greeted();
         heartbeat.handle_token(Timestamp(i64::MAX));
         let close = Due::Close(CloseCode::HeartbeatTimeout);
         assert_eq!(
@@ -159,9 +176,11 @@ mod tests {
     #[test]
     fn the_end_of_the_token_is_announced_once_and_a_fresh_one_helps() {
         let mut heartbeat = Heartbeat::new(at(0));
+        heartbeat.handle_greeted();
         heartbeat.handle_token(at(10_000).wall);
         assert_eq!(heartbeat.poll(at(0)), Some(Due::TokenNotice(10)));
         assert_eq!(heartbeat.poll(at(9_999)), None);
+        heartbeat.handle_greeted();
         heartbeat.handle_token(at(140_000).wall);
         assert_eq!(heartbeat.poll(at(10_000)), None);
         heartbeat.handle_heard(at(19_999));

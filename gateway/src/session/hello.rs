@@ -340,6 +340,7 @@ impl Session {
 
     fn answer_hello(&mut self, now: Moment, id: Option<u64>, resumed: bool, rooms: usize) {
         self.phase = Phase::Greeted;
+        self.heartbeat.handle_greeted();
         let (Some(id), Some(who)) = (id, &self.who) else {
             return;
         };
