@@ -34,6 +34,8 @@ pub(crate) struct Cast {
     sockets: Arc<Semaphore>,
     /// How many speakers wait for a socket.
     queue: watch::Sender<usize>,
+    /// How many speakers have steps left.
+    busy: watch::Sender<usize>,
     speed: Speed,
     start: Instant,
 }
@@ -52,6 +54,7 @@ impl Cast {
             seqs,
             sockets: Arc::new(Semaphore::new(sockets)),
             queue: watch::Sender::new(0),
+            busy: watch::Sender::new(0),
             speed,
             start: Instant::now(),
         }
@@ -102,6 +105,7 @@ pub(crate) async fn play(
         steps_of[step.user].push(number);
     }
     let mut tasks = Vec::new();
+    cast.busy.send_replace(configs.len());
     for (config, steps) in configs.into_iter().zip(steps_of) {
         let speaker = Speaker {
             cast: Arc::clone(&cast),
@@ -166,6 +170,16 @@ impl Speaker {
         tokio::select! {
             () = self.act(steps) => {}
             () = progress.over() => {}
+        }
+        self.cast.busy.send_modify(|busy| *busy -= 1);
+        if self.session.is_some() {
+            // Whoever has nothing more to say goes on listening, unless somebody needs the socket.
+            let (mut busy, mut queue) = (self.cast.busy.subscribe(), self.cast.queue.subscribe());
+            tokio::select! {
+                _ = busy.wait_for(|busy| *busy == 0) => {}
+                _ = queue.wait_for(|waiting| *waiting > 0) => {}
+                () = progress.over() => {}
+            }
         }
         self.know_author().await;
         if let Some(session) = self.session.take() {
