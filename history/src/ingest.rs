@@ -36,10 +36,16 @@ const LOG: &str = "log";
 const STAND_BY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often a log that cannot be applied is looked at again.
-const MISFIT_INTERVAL: Duration = Duration::from_secs(5);
+const MISFIT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long one batch may take; a statement has a shorter limit of its own.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long no record may come before the connection to Postgres is looked at.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long that look may take.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Batches that wait while one is written: one is enough to keep both sides busy.
 const BATCHES_WAITING: usize = 1;
@@ -59,7 +65,7 @@ enum IngestError {
     Gap(#[from] Gap),
     #[error("the cursor was moved by somebody else")]
     CursorMoved,
-    #[error("writing a batch took too long")]
+    #[error("Postgres does not answer in time")]
     Timeout(#[from] Elapsed),
 }
 
@@ -172,13 +178,27 @@ impl Ingest {
         };
         self.context.tasks.spawn("feed", feed.run(stop));
         loop {
-            let batch = batches_rx.recv().await.ok_or(FeedError::Ended)??;
+            let batch = tokio::time::timeout(IDLE_INTERVAL, batches_rx.recv()).await;
+            let Ok(batch) = batch else {
+                self.confirm(&mut *db, &cursor).await?;
+                continue;
+            };
+            let batch = batch.ok_or(FeedError::Ended)??;
             let started = Instant::now();
             let apply = self.apply(&mut *db, &cursor, &batch);
             cursor = tokio::time::timeout(BATCH_TIMEOUT, apply).await??;
             self.applied.set(cursor.applied);
             self.measure(&cursor, &batch, started);
         }
+    }
+
+    /// Without records a lost connection, and with it the lost lock, would not be noticed.
+    async fn confirm(&self, db: &mut PgConnection, cursor: &Cursor) -> Result<(), IngestError> {
+        let found = tokio::time::timeout(CONFIRM_TIMEOUT, cursor::read(db)).await??;
+        if found.as_ref() == Some(cursor) {
+            return Ok(());
+        }
+        Err(IngestError::CursorMoved)
     }
 
     fn measure(&self, cursor: &Cursor, batch: &[Record], started: Instant) {

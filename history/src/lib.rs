@@ -67,7 +67,9 @@ pub async fn run(config: Config, context: Context) -> Result<(), RunError> {
         metrics: metrics.clone(),
         reads: config.history_reads,
     };
+    // Not ready before each of these has said otherwise.
     context.health.set_down("postgres", "not asked yet");
+    context.health.set_down("service", "not subscribed yet");
     let tasks = &context.tasks;
     tasks.spawn("postgres", monitor::postgres(context.clone(), pool.clone()));
     tasks.spawn("lag", monitor::lag(context.clone(), pool.clone(), metrics));

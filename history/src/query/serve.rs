@@ -38,6 +38,9 @@ const FRAME_BYTES: usize = 4 * 1024;
 /// The largest answer, whatever the broker would take: it is held in memory more than once.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// The component of the health board that says whether questions arrive here.
+const SERVICE: &str = "service";
+
 /// What every question needs; clones share it.
 #[derive(Clone, Debug)]
 pub struct Desk {
@@ -70,6 +73,7 @@ impl Desk {
             let Some((_service, mut endpoint)) = endpoint.await else {
                 return;
             };
+            context.health.set_ready(SERVICE);
             let serve = async {
                 while let Some(request) = endpoint.next().await {
                     self.admit(&permits, request.message).await;
@@ -82,7 +86,9 @@ impl Desk {
                 }
                 return;
             }
-            tracing::warn!("the service's subscription has ended, subscribing again");
+            context
+                .health
+                .set_down(SERVICE, "the subscription has ended");
         }
     }
 
