@@ -9,6 +9,8 @@ async fn a_second_start_keeps_all_data() {
     let mut stack = Stack::start().await;
     let mut alice = stack.user("alice").await;
     let room = alice.creates_room("ops").await;
+    alice.enters(&room).await;
+    alice.renews_cursor().await;
     alice.sends(&room, "remember me").await;
     alice.goes_away();
     stack.stops().await;

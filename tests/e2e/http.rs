@@ -155,6 +155,11 @@ async fn what_is_refused_is_a_problem_with_the_protocols_code() {
             "bad_request",
         ),
         (
+            with_key(post(&json!(["hi"]))).bearer(&token),
+            400,
+            "bad_request",
+        ),
+        (
             with_key(post(&json!({}))).bearer(&token),
             400,
             "bad_request",

@@ -12,12 +12,12 @@ const MESSAGES: u64 = 300;
 async fn a_slow_reader_is_told_that_it_lags_and_catches_up() {
     let stack = unhurried().start().await;
     let (mut alice, mut bob) = (stack.user("alice").await, stack.user("bob").await);
-    let room = alice
-        .creates(json!({"kind": "public", "name": "big", "members": ["bob", "carol"]}))
-        .await;
     let mut carol = Socket::open_narrow(stack.socket_url()).await;
     carol
         .says_hello(json!({"token": stack.tokens().token("carol")}))
+        .await;
+    let room = alice
+        .creates(json!({"kind": "public", "name": "big", "members": ["bob", "carol"]}))
         .await;
     // Carol reads nothing while 9 MB go by; Bob reads everything, undisturbed.
     let text = |number: u64| format!("{number} {}", "\u{1f600}".repeat(7_900));

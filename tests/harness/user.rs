@@ -137,6 +137,12 @@ impl User {
         self.early_replies.clear();
     }
 
+    /// Comes back once more, so that the cursor covers all that was seen: between two pings it does not.
+    pub async fn renews_cursor(&mut self) {
+        self.goes_away();
+        self.comes_back().await;
+    }
+
     /// The server has another address now.
     pub fn finds(&mut self, socket_url: &str) {
         self.socket_url = socket_url.to_owned();
