@@ -62,6 +62,9 @@ enum State {
 struct Entering {
     /// The record that made the user a member.
     since: StreamSeq,
+    /// The state must be no older than this: in a catch-up the client may hold more of the room than
+    /// its cursor says, and a state takes it back to where the state is.
+    at_least: StreamSeq,
     asked: bool,
     retry_at: u64,
 }
@@ -162,7 +165,7 @@ impl Session {
         if self.follow.state != State::Attached || self.closing.is_some() {
             return false;
         }
-        match self.deliver(position, entry, false) {
+        match self.deliver(position, entry, None) {
             Delivery::Queued => true,
             Delivery::Ignored => !self.actions.is_empty(),
             Delivery::Full => {
@@ -186,8 +189,9 @@ impl Session {
         self.push(&ServerEvent::Lagged {});
     }
 
-    /// Hands one event to the socket, if the user is a member and has not got it yet.
-    fn deliver(&mut self, position: StreamSeq, entry: &Entry, paced: bool) -> Delivery {
+    /// Hands one event to the socket, if the user is a member and has not got it yet. In a catch-up,
+    /// `newest` is what this process knows of the log.
+    fn deliver(&mut self, position: StreamSeq, entry: &Entry, newest: Option<StreamSeq>) -> Delivery {
         let own = entry
             .change
             .as_ref()
@@ -195,14 +199,14 @@ impl Session {
         let turn = own.map(|change| change.turn);
         let Some(at) = self.follow.rooms.get_mut(&entry.room) else {
             if turn == Some(Turn::Begins) {
-                self.enter(position, &entry.room);
+                self.enter(position, newest.unwrap_or(position), &entry.room);
             }
             return Delivery::Ignored;
         };
         if entry.seq <= *at {
             return Delivery::Ignored;
         }
-        if !self.outbox.takes(entry.frame.len()) || (paced && self.outbox.is_paced()) {
+        if !self.outbox.takes(entry.frame.len()) || (newest.is_some() && self.outbox.is_paced()) {
             return Delivery::Full;
         }
         *at = entry.seq;
@@ -224,17 +228,19 @@ impl Session {
         self.watches.push_back(Watch::Remove(entry.room.clone()));
     }
 
-    fn enter(&mut self, position: StreamSeq, room: &RoomId) {
+    fn enter(&mut self, position: StreamSeq, at_least: StreamSeq, room: &RoomId) {
         let entering = self
             .follow
             .entering
             .entry(room.clone())
             .or_insert(Entering {
                 since: position,
+                at_least,
                 asked: false,
                 retry_at: 0,
             });
         entering.since = entering.since.max(position);
+        entering.at_least = entering.at_least.max(at_least);
         self.start_entering(0);
     }
 
@@ -255,7 +261,7 @@ impl Session {
                 return;
             };
             entering.asked = true;
-            let (room, since) = (room.clone(), entering.since);
+            let (room, min_seq) = (room.clone(), entering.at_least);
             let Some(viewer) = self.viewer() else { return };
             let query = Query::Snapshots {
                 viewer,
@@ -267,7 +273,7 @@ impl Session {
             self.actions.push_back(Action::Ask {
                 ticket,
                 query: Box::new(query),
-                min_seq: since,
+                min_seq,
             });
             running += 1;
         }
@@ -404,6 +410,7 @@ impl Session {
                 return false;
             }
         }
+        let newest = outside.head().map_or(position, |(_, newest)| newest);
         for record in &records {
             for entry in record.entries() {
                 let place = Place {
@@ -413,7 +420,7 @@ impl Session {
                 if place < self.follow.next {
                     continue;
                 }
-                if self.deliver(record.position, entry, true) == Delivery::Full {
+                if self.deliver(record.position, entry, Some(newest)) == Delivery::Full {
                     self.follow.next = place;
                     return false;
                 }

@@ -416,7 +416,7 @@ impl Dice {
 #[test]
 fn every_member_sees_every_event_of_their_membership_once() {
     let mut lagged = 0;
-    for seed in 0..40 {
+    for seed in 0..20 {
         let mut dice = Dice(seed);
         let world = World::new();
         let mut client = Client::is_in(&world, &["r1", "r2"]);
@@ -460,7 +460,7 @@ fn every_member_sees_every_event_of_their_membership_once() {
             .filter(|frame| frame["ev"] == "lagged")
             .count();
     }
-    assert!(lagged > 10, "the test shall lag, too: {lagged}");
+    assert!(lagged > 5, "the test shall lag, too: {lagged}");
 }
 
 /// History answers every question from the end of the log, as if it had just applied it.
