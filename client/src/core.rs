@@ -424,6 +424,10 @@ impl Core {
             };
             self.outputs.push_back(output);
         }
+        self.show_connection();
+    }
+
+    fn show_connection(&mut self) {
         let state = self.connection.state();
         if self.shown_state.as_ref() != Some(&state) {
             self.shown_state = Some(state.clone());

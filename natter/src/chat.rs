@@ -143,8 +143,8 @@ enum Wanted {
 enum Answer {
     /// The room to go to.
     Go(RoomId),
-    /// A page of history is in the view of this room.
-    Filled(RoomId),
+    /// A page of history is in the view of this room, which had so many lines before.
+    Filled(RoomId, usize),
     /// Lines to show.
     Lines(Vec<String>),
     /// It failed.
@@ -262,11 +262,11 @@ impl Chat {
         self.shown = Seq(0);
         if let Some(view) = self.client.view(&room).await? {
             self.show_room(&view);
-            let client = self.client.clone();
-            if view.lines.len() < ENTRY_LINES && self.connected {
+            let (client, had) = (self.client.clone(), view.lines.len());
+            if had < ENTRY_LINES && self.connected {
                 self.ask(async move {
                     client.history(&room, None, HISTORY_LINES).await?;
-                    Ok(Answer::Filled(room))
+                    Ok(Answer::Filled(room, had))
                 });
             }
         }
@@ -288,9 +288,10 @@ impl Chat {
     async fn handle_answer(&mut self, answer: Answer) -> anyhow::Result<()> {
         match answer {
             Answer::Go(room) => self.go(room).await?,
-            Answer::Filled(room) => {
+            Answer::Filled(room, had) => {
                 if self.room.as_ref() == Some(&room)
                     && let Some(view) = self.client.view(&room).await?
+                    && view.lines.len() > had
                 {
                     self.show_room(&view);
                 }

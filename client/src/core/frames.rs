@@ -108,6 +108,8 @@ impl Core {
             self.unnamed = Some(self.rooms.iter().map(|(id, _)| id.clone()).collect());
         }
         self.connection.handle_greeted(link, now);
+        // Before what this socket brings.
+        self.show_connection();
         self.outputs
             .push_back(Output::Show(Update::Hello(Arc::new(hello))));
     }

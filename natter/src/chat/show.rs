@@ -115,6 +115,7 @@ fn message_line(
         None => format!("{by}: {}", harmless(text)),
     };
     let answer = reply_to.map_or_else(String::new, |target| match text_of(view, target) {
+        Some((author, "")) => format!("  ↪ #{target} {author}: (removed)"),
         Some((author, text)) => format!("  ↪ #{target} {author}: {}", quote(text)),
         None => format!("  ↪ #{target}"),
     });
