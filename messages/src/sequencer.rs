@@ -284,7 +284,7 @@ impl Sequencer {
                     to: start.log.first.before(),
                 });
             }
-            sequencer.handle_history(Timestamp::MIN, cursor, start.log.last);
+            sequencer.handle_history(cursor, start.log.last);
         }
         sequencer
     }
@@ -297,8 +297,14 @@ impl Sequencer {
     }
 
     /// Every record up to the subject's last, as the leader had it lately, was given.
-    pub fn handle_caught_up(&mut self) {
+    ///
+    /// If there was none, `last` is the subject's last record, which lies at or below the start; one
+    /// that came meanwhile lies above and is found by the compare-and-set.
+    pub fn handle_caught_up(&mut self, last: StreamSeq) {
         if self.phase == Phase::Replaying {
+            if self.partition.end == StreamSeq(0) {
+                self.partition.end = last.min(self.partition.floor());
+            }
             self.phase = Phase::Fencing;
         }
     }
@@ -321,7 +327,8 @@ impl Sequencer {
         };
         let ticket = self.desk.take_in(request);
         if let Some(msg) = unavailable {
-            self.desk.fail(ticket, &unavailable_refusal(msg), now);
+            let wall = self.wall(now);
+            self.desk.fail(ticket, &unavailable_refusal(msg), wall);
         }
         ticket
     }
@@ -345,10 +352,10 @@ impl Sequencer {
     }
 
     /// History has applied everything up to `cursor`; the stream's last record, read after that, is `log_last`.
-    pub fn handle_history(&mut self, now: Timestamp, cursor: StreamSeq, log_last: StreamSeq) {
+    pub fn handle_history(&mut self, cursor: StreamSeq, log_last: StreamSeq) {
         if log_last < cursor {
             let end = log_last;
-            self.stop(now, Stop::LogLost { end, cursor });
+            self.stop(Stop::LogLost { end, cursor });
             return;
         }
         self.cursor = Some(self.cursor.map_or(cursor, |known| known.max(cursor)));
@@ -366,10 +373,11 @@ impl Sequencer {
 
     /// Time has passed: gives up what is late and forgets what is old. Call it a few times a second.
     pub fn handle_tick(&mut self, now: Timestamp) {
-        self.desk.expire(now);
+        let wall = self.wall(now);
+        self.desk.expire(wall);
         if self.is_in_trouble(now) {
             let refusal = unavailable_refusal("the log does not take records just now");
-            self.desk.fail_queued(&refusal, now);
+            self.desk.fail_queued(&refusal, wall);
         }
         let Some(cursor) = self.cursor else { return };
         let age = now.plus_ms(self.clock_offset_ms - self.config.dedup_age_ms);
@@ -390,7 +398,7 @@ impl Sequencer {
     }
 
     /// Ends the work: everything unanswered is answered, nothing is published any more.
-    pub fn stop(&mut self, now: Timestamp, why: Stop) {
+    pub fn stop(&mut self, why: Stop) {
         if self.phase == Phase::Stopped {
             return;
         }
@@ -400,7 +408,7 @@ impl Sequencer {
         // What is in flight may be stored: `timeout` says so.
         self.flight = None;
         let refusal = unavailable_refusal("the partition is changing its owner").after_ms(100);
-        self.desk.fail_all(&refusal, now);
+        self.desk.fail_all(&refusal);
         self.partition.notices.push_back(Notice::Stopped(why));
     }
 
@@ -517,6 +525,12 @@ impl Sequencer {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.desk.pending()
+    }
+
+    /// The broker's clock, by which deadlines are judged: an owner's own may be seconds off, and would
+    /// then find every request late.
+    fn wall(&self, now: Timestamp) -> Timestamp {
+        now.plus_ms(self.clock_offset_ms)
     }
 
     fn next_envelope(&mut self) -> EnvelopeId {

@@ -11,6 +11,7 @@ use async_nats::jetstream::consumer::{Consumer, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
 use chassis::topology::LOG_STREAM;
 use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
 use protocol::subject::Subject;
 use protocol::{Partition, StreamSeq, Timestamp};
 use std::collections::BTreeMap;
@@ -40,6 +41,10 @@ pub(crate) enum TakeoverError {
         #[source] Box<dyn std::error::Error + Send + Sync>,
     ),
 }
+
+/// Age of a tail at least: what is older bears no time that an owner's clock has not passed, though the
+/// clocks of two owners differ by 20 s. So time never falls within a partition.
+const TAIL_MS_MIN: i64 = 30_000;
 
 /// Where the tails begin.
 struct Origin {
@@ -84,11 +89,31 @@ pub(crate) async fn take_over(
     if log.last > origin.above {
         replay(&consumer(&stream, partitions, from).await?, &mut sequencers).await?;
     }
-    for sequencer in sequencers.values_mut() {
-        sequencer.handle_clock(view.clock_offset_ms);
-        sequencer.handle_caught_up();
-    }
+    finish(shared, &mut sequencers, view).await?;
     Ok(sequencers)
+}
+
+/// Tells each sequencer that its tail was given, and where its subject ended before the tail.
+async fn finish(
+    shared: &Shared,
+    sequencers: &mut BTreeMap<Partition, Sequencer>,
+    view: View,
+) -> Result<(), TakeoverError> {
+    let idle = sequencers
+        .iter()
+        .filter(|(_, sequencer)| sequencer.end() == StreamSeq(0))
+        .map(|(partition, _)| async move {
+            let subject = Subject::Log(*partition).to_string();
+            let last = shared.nats.last_for_subject(LOG_STREAM, &subject).await;
+            let last = last.map_err(failed("reading a record of the log"))?;
+            Ok((*partition, StreamSeq(last.map_or(0, |record| record.seq))))
+        });
+    let lasts: BTreeMap<Partition, StreamSeq> = try_join_all(idle).await?.into_iter().collect();
+    for (partition, sequencer) in sequencers {
+        sequencer.handle_clock(view.clock_offset_ms);
+        sequencer.handle_caught_up(lasts.get(partition).copied().unwrap_or_default());
+    }
+    Ok(())
 }
 
 async fn origin(
@@ -102,7 +127,7 @@ async fn origin(
     let above = if log.last.0 - before_all.0 <= whole {
         before_all
     } else if let Some(cursor) = view.cursor {
-        let age_ms = i64::from(shared.config.messages_dedup_age_ms);
+        let age_ms = i64::from(shared.config.messages_dedup_age_ms).max(TAIL_MS_MIN);
         let since = shared.now().plus_ms(view.clock_offset_ms - age_ms);
         let start_time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(since.0) * 1_000_000);
         let start_time = start_time.map_err(failed("computing the window's begin"))?;

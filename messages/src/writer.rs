@@ -160,7 +160,7 @@ impl Writer {
             }
         }
         // What ends now answers everybody first.
-        self.sequencer.stop(self.shared.now(), Stop::Released);
+        self.sequencer.stop(Stop::Released);
         askers.answer_all(&self.shared, &mut self.sequencer).await;
         self.shared.forget_condition(self.partition);
         ended.unwrap_or(Ended::Told)
@@ -243,10 +243,10 @@ impl Writer {
         if let Some((cursor, log)) = view.cursor.zip(view.log) {
             // Our own records may be younger than the view.
             let last = log.last.max(self.sequencer.end());
-            self.sequencer.handle_history(now, cursor, last);
+            self.sequencer.handle_history(cursor, last);
         }
         if view.is_skewed() {
-            self.sequencer.stop(now, Stop::ClockSkew);
+            self.sequencer.stop(Stop::ClockSkew);
         }
         self.sequencer.handle_pressure(self.shared.pressure());
         self.sequencer.handle_tick(now);

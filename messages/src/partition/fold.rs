@@ -51,6 +51,10 @@ impl Partition {
                 });
                 return;
             }
+            Some(Slot::Warm(room)) if room.has(position) => {
+                room.apply_to_messages(position, event);
+                return;
+            }
             Some(Slot::Warm(room)) => {
                 if room.state.head_hash != logged.prev {
                     "its `prev` is not the hash of the event before"

@@ -20,6 +20,9 @@ pub(crate) struct Held {
     pub(crate) state: Option<MessageState>,
     /// History knows this as soon as it has applied this record.
     pub(crate) position: StreamSeq,
+    /// Records up to here are in it, though they may not have been folded yet: history can be ahead of
+    /// an owner that was overtaken.
+    base: StreamSeq,
 }
 
 /// A room whose whole state is known.
@@ -28,6 +31,8 @@ pub(crate) struct Room {
     pub(crate) state: RoomState,
     /// Position of the last event, or of the base it was made from.
     pub(crate) position: StreamSeq,
+    /// As of [`Held::base`], for the whole state.
+    base: StreamSeq,
     messages: BTreeMap<Seq, Held>,
     /// Events above the floor that may concern messages which are not held, oldest first.
     touches: VecDeque<(StreamSeq, Event)>,
@@ -95,7 +100,8 @@ impl Room {
         event: &Event,
         hash: Hash,
     ) -> Result<(Self, Change), FoldError> {
-        let room = Self::from_base(position, RoomState::create(event, hash)?);
+        let mut room = Self::from_base(position, RoomState::create(event, hash)?);
+        room.base = StreamSeq(0);
         let change = Change {
             room: event.room.clone(),
             before: None,
@@ -109,6 +115,7 @@ impl Room {
             used: state.ts,
             state,
             position,
+            base: position,
             messages: BTreeMap::new(),
             touches: VecDeque::new(),
             last_sent: BTreeMap::new(),
@@ -134,6 +141,11 @@ impl Room {
             room: event.room.clone(),
             before: Some(before),
         })
+    }
+
+    /// Whether the base that this room was made from has the record at `position`.
+    pub(crate) fn has(&self, position: StreamSeq) -> bool {
+        position <= self.base
     }
 
     /// Folds an event that the state has already, for the messages it concerns.
@@ -238,6 +250,7 @@ impl Room {
         let mut held = Held {
             state,
             position: applied,
+            base: applied,
         };
         for (position, event) in &self.touches {
             if *position > applied
@@ -317,12 +330,16 @@ impl Room {
     fn fold_messages(&mut self, position: StreamSeq, event: &Event, before: &mut Before) {
         match &event.body {
             EventBody::Msg(message) => {
-                let held = Held {
-                    state: MessageState::sent(event),
-                    position,
-                };
-                let old = self.messages.insert(event.seq, held);
-                before.messages.push((event.seq, old));
+                let known = self.messages.get(&event.seq);
+                if known.is_none_or(|held| held.base < position) {
+                    let held = Held {
+                        state: MessageState::sent(event),
+                        position,
+                        base: StreamSeq(0),
+                    };
+                    let old = self.messages.insert(event.seq, held);
+                    before.messages.push((event.seq, old));
+                }
                 if let Some(root) = message.thread {
                     self.touch(position, event, (root, before));
                 }
@@ -370,6 +387,9 @@ impl Room {
 
 impl Held {
     fn touch(&mut self, position: StreamSeq, event: &Event, (seq, before): (Seq, &mut Before)) {
+        if position <= self.base {
+            return;
+        }
         before.messages.push((seq, Some(self.clone())));
         if let Some(state) = &mut self.state {
             state.apply(seq, event);

@@ -74,7 +74,7 @@ impl Sequencer {
         build: &mut Build,
         now: Timestamp,
     ) -> bool {
-        if now > active.request.body.deadline {
+        if self.wall(now) > active.request.body.deadline {
             active.fail_rest(&Refusal::plain(ErrorCode::Timeout));
         }
         if std::mem::take(&mut active.answers.failed) {
@@ -121,6 +121,6 @@ impl Sequencer {
             self.partition.dedup.time_is_at_most(time);
         }
         // The state that every tentative result came from was the present one.
-        self.desk.settle_all(now);
+        self.desk.settle_all();
     }
 }

@@ -80,19 +80,7 @@ impl Active {
     }
 
     /// The first `count` results stand.
-    fn settle(&mut self, count: usize, now: Timestamp) {
-        let late = now > self.request.body.deadline;
-        for result in self.results.iter_mut().take(count).skip(self.settled) {
-            // The asker has given up and may have sent a copy, which another state may judge
-            // otherwise: a refusal told now could deny what that copy stores.
-            let denies = match result {
-                CommandResult::Err(refusal) => !refusal.temp,
-                CommandResult::Ok(accepted) => accepted.noop,
-            };
-            if late && denies {
-                *result = CommandResult::Err(Refusal::plain(ErrorCode::Timeout));
-            }
-        }
+    fn settle(&mut self, count: usize) {
         self.settled = self.settled.max(count.min(self.results.len()));
     }
 
@@ -196,19 +184,19 @@ impl Desk {
     }
 
     /// The first results of these requests stand.
-    pub(super) fn settle(&mut self, covered: Vec<(Ticket, usize)>, now: Timestamp) {
+    pub(super) fn settle(&mut self, covered: Vec<(Ticket, usize)>) {
         for (ticket, count) in covered {
             if let Some(mut active) = self.requests.remove(&ticket) {
-                active.settle(count, now);
+                active.settle(count);
                 self.put_back(ticket, active);
             }
         }
     }
 
     /// Every tentative result stands.
-    pub(super) fn settle_all(&mut self, now: Timestamp) {
+    pub(super) fn settle_all(&mut self) {
         let all = self.unsettled();
-        self.settle(all, now);
+        self.settle(all);
     }
 
     /// No tentative result stands: all are judged again.
@@ -243,7 +231,7 @@ impl Desk {
     }
 
     /// Answers everything: tentative results become `timeout`, the rest this refusal.
-    pub(super) fn fail_all(&mut self, refusal: &Refusal, now: Timestamp) {
+    pub(super) fn fail_all(&mut self, refusal: &Refusal) {
         for (ticket, mut active) in std::mem::take(&mut self.requests) {
             let timeout = CommandResult::Err(Refusal::plain(ErrorCode::Timeout));
             for result in active.results.iter_mut().skip(active.settled) {
@@ -251,7 +239,7 @@ impl Desk {
             }
             active.fail_rest(refusal);
             let count = active.results.len();
-            active.settle(count, now);
+            active.settle(count);
             self.put_back(ticket, active);
         }
     }

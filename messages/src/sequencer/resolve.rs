@@ -26,7 +26,7 @@ impl Sequencer {
         } else if news.is_empty() {
             // Nobody had written behind us when the read began, and nothing of ours was in flight:
             // what was judged until then was judged on the present state.
-            self.desk.settle(read.covers, now);
+            self.desk.settle(read.covers);
         } else if self.flight.is_none() {
             self.fold_news(&news);
             self.desk.take_back_all();
