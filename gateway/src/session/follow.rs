@@ -85,7 +85,7 @@ pub(super) struct Follow {
     rooms: BTreeMap<RoomId, Seq>,
     entering: BTreeMap<RoomId, Entering>,
     next: Place,
-    /// Whether `live` was sent since the last catch-up began.
+    /// Whether `live` was sent since the last catch-up began, or the last room was entered.
     announced: bool,
     /// Whether the limits of the running catch-up were looked at.
     measured: bool,
@@ -191,7 +191,12 @@ impl Session {
 
     /// Hands one event to the socket, if the user is a member and has not got it yet. In a catch-up,
     /// `newest` is what this process knows of the log.
-    fn deliver(&mut self, position: StreamSeq, entry: &Entry, newest: Option<StreamSeq>) -> Delivery {
+    fn deliver(
+        &mut self,
+        position: StreamSeq,
+        entry: &Entry,
+        newest: Option<StreamSeq>,
+    ) -> Delivery {
         let own = entry
             .change
             .as_ref()
@@ -314,6 +319,8 @@ impl Session {
                 self.push(&event);
                 self.follow.rooms.insert(room.clone(), at);
                 self.watches.push_back(Watch::Add(room.clone()));
+                // A fresh cursor follows, or a resume would find the room entered again.
+                self.follow.announced = false;
                 self.rewind(now, applied, outside);
             }
         }

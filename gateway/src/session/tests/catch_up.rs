@@ -113,7 +113,7 @@ fn a_room_entered_live_comes_as_one_state_and_then_from_there_on() {
         "no cursor covers a room that is missing"
     );
     client.outcome(ticket, answer(11, &snapshots(&["r9"], 8)));
-    assert_eq!(client.hears_short(), ["state r9 at 8", "msg r9 9"]);
+    assert_eq!(client.hears_short(), ["state r9 at 8", "msg r9 9", "live"]);
     world.stores(&[("r9", 10, msg("live"))]);
     client.worker_delivers();
     assert_eq!(client.hears_short(), ["msg r9 10"]);
@@ -140,7 +140,7 @@ fn a_room_entered_and_left_before_its_state_came_is_never_mentioned() {
     client.history_answers(13, &snapshots(&["r9"], 9));
     assert_eq!(
         client.hears_short(),
-        ["state r9 at 9", "member r9 10", "gone r9"]
+        ["state r9 at 9", "member r9 10", "gone r9", "live"]
     );
 }
 
@@ -154,7 +154,7 @@ fn a_state_that_history_cannot_tell_now_is_asked_for_again() {
     assert!(client.asks().is_empty());
     client.waits_until(1_000);
     client.history_answers(11, &snapshots(&["r9"], 7));
-    assert_eq!(client.hears_short(), ["state r9 at 7"]);
+    assert_eq!(client.hears_short(), ["state r9 at 7", "live"]);
 }
 
 #[test]
