@@ -4,6 +4,7 @@
 //! children. It serves nothing itself, so that a service's crash never takes the servers along.
 
 mod banner;
+mod broker_users;
 mod identity;
 mod layout;
 mod nats_server;
@@ -25,6 +26,7 @@ use history::config::DatabaseArgs;
 use tokio::time::Instant;
 
 use self::banner::State;
+use self::broker_users::BrokerUsers;
 use self::layout::Layout;
 use self::ports::Claim;
 use self::supervisor::{Ended, Supervisor};
@@ -110,8 +112,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let state_file = prepared.layout.state_file();
     let mut supervisor = Supervisor::new(&prepared.layout)?;
     let outcome = live(&args, &prepared, &mut supervisor, started_at).await;
-    // It may never have been written.
-    drop(std::fs::remove_file(&state_file));
+    for path in [state_file, prepared.layout.users_file()] {
+        // It may never have been written.
+        drop(std::fs::remove_file(path));
+    }
     supervisor.stop().await;
     match outcome? {
         Ended::Asked => Ok(ExitCode::SUCCESS),
@@ -173,7 +177,7 @@ async fn live(
         Err(ended) => return Ok(ended),
     }
     let plan = services::Plan::new(args, &prepared.layout, &nats.url, &database.url)?;
-    for spec in plan.specs()? {
+    for spec in plan.specs(nats.users.as_ref())? {
         supervisor.add(spec);
     }
     if let Err(ended) = watched(supervisor, plan.ready()).await {
@@ -221,6 +225,8 @@ async fn both_ready(nats: &Server, database: &Server) {
 struct Server {
     url: String,
     claim: Option<Claim>,
+    /// Of the private broker; others have users of their own.
+    users: Option<BrokerUsers>,
 }
 
 impl Server {
@@ -229,14 +235,14 @@ impl Server {
             return Self::given(args.nats_url.as_ref(), "NATTER_NATS_URL");
         };
         let claim = ports::claim(loopback(args.nats_port))?;
-        supervisor.add(nats_server::prepare(
-            &prepared.layout,
-            program,
-            claim.address,
-        )?);
+        let users = BrokerUsers::new();
+        let spec = nats_server::prepare(&prepared.layout, program, claim.address, &users)?;
+        supervisor.add(spec);
+        users.write(&prepared.layout.users_file())?;
         Ok(Self {
             url: format!("nats://{}", claim.address),
             claim: Some(claim),
+            users: Some(users),
         })
     }
 
@@ -253,12 +259,17 @@ impl Server {
         Ok(Self {
             url: postgres::url(claim.address),
             claim: Some(claim),
+            users: None,
         })
     }
 
     fn given(url: Option<&String>, name: &str) -> anyhow::Result<Self> {
         let url = url.cloned().with_context(|| format!("{name} is not set"))?;
-        Ok(Self { url, claim: None })
+        Ok(Self {
+            url,
+            claim: None,
+            users: None,
+        })
     }
 }
 

@@ -7,6 +7,8 @@ use crate::limits::PARTITIONS;
 use crate::{InstanceId, RoomId, UserId};
 use std::fmt;
 
+pub mod rights;
+
 /// The stream that holds the log.
 pub const LOG_STREAM: &str = "NATTER_LOG";
 /// The key-value bucket of leases and live instances.

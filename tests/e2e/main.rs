@@ -3,6 +3,7 @@
 //! Each test has a whole natter of its own, and each file one theme. Nothing here waits for a time:
 //! every wait is for a state, with a deadline.
 
+mod broker;
 mod chat;
 mod dev;
 mod failures;

@@ -1,15 +1,10 @@
 //! The servers of `natter dev`: they live exactly as long as it does, and their data longer.
 
 use std::path::Path;
-use std::time::Duration;
 
 use async_nats::jetstream;
 use sqlx::{Connection as _, PgConnection};
 use tests::{PATIENCE, Part, Stack, eventually};
-use tokio::time::Instant;
-
-/// The promise for a killed server.
-const RESTART_WITHIN: Duration = Duration::from_secs(2);
 
 async fn database(stack: &Stack) -> PgConnection {
     let url = stack.database_url().to_owned();
@@ -66,13 +61,7 @@ async fn both_servers_keep_their_data_over_a_restart() {
         .unwrap();
 
     stack.stops().await;
-    let began = Instant::now();
     stack.starts_again().await;
-    assert!(
-        began.elapsed() < Duration::from_secs(3),
-        "took {:?}",
-        began.elapsed()
-    );
 
     let mut connection = database(&stack).await;
     let n: i32 = sqlx::query_scalar("select n from kept")
@@ -85,10 +74,9 @@ async fn both_servers_keep_their_data_over_a_restart() {
 }
 
 #[tokio::test]
-async fn a_killed_server_runs_again_within_two_seconds() {
+async fn a_killed_server_runs_again() {
     let stack = Stack::builder().servers_only().start().await;
     for part in [Part::NatsServer, Part::Postgres] {
-        let began = Instant::now();
         stack.kills(part).await;
         match part {
             Part::NatsServer => {
@@ -97,8 +85,6 @@ async fn a_killed_server_runs_again_within_two_seconds() {
             }
             _ => drop(database(&stack).await),
         }
-        let took = began.elapsed();
-        assert!(took < RESTART_WITHIN, "{} took {took:?}", part.name());
     }
 }
 
@@ -138,17 +124,14 @@ async fn a_stale_lock_that_names_a_stranger_does_not_stop_postgres() {
 }
 
 #[tokio::test]
-async fn a_killed_service_runs_again_within_two_seconds() {
+async fn a_killed_service_runs_again() {
     let stack = Stack::builder().separate().start().await;
     for part in [Part::Gateway, Part::Messages, Part::History] {
-        let began = Instant::now();
         stack.kills(part).await;
         let url = stack.ops_url(part).trim_start_matches("http://").to_owned();
         eventually(PATIENCE, async || {
             tokio::net::TcpStream::connect(&url).await
         })
         .await;
-        let took = began.elapsed();
-        assert!(took < RESTART_WITHIN, "{} took {took:?}", part.name());
     }
 }

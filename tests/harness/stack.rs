@@ -174,6 +174,17 @@ impl Stack {
         Tokens::of(&self.data)
     }
 
+    /// The password of a service's user at the broker.
+    pub fn broker_password(&self, user: &str) -> String {
+        let file = self.data.join("run/broker-users.json");
+        let text = std::fs::read_to_string(file).expect("natter dev writes the broker's users");
+        let users: Value = serde_json::from_str(&text).expect("it is JSON");
+        users[user]
+            .as_str()
+            .expect("each service has a user")
+            .to_owned()
+    }
+
     /// A user with an open, live socket.
     pub async fn user(&self, name: &str) -> User {
         User::connect(self.socket_url(), name, &self.tokens().token(name)).await

@@ -83,6 +83,11 @@ impl Layout {
         self.runs().join("dev.json")
     }
 
+    /// Names and passwords of the private broker's users.
+    pub(crate) fn users_file(&self) -> PathBuf {
+        self.runs().join("broker-users.json")
+    }
+
     /// nats-server's folder.
     pub(crate) fn nats(&self) -> PathBuf {
         self.home.join("nats")

@@ -1,6 +1,9 @@
 //! The private nats-server: its configuration, its command, and when it is ready.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +11,7 @@ use anyhow::Context as _;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 
+use super::broker_users::BrokerUsers;
 use super::identity::make_folder;
 use super::layout::Layout;
 use super::supervisor::{Name, Spec};
@@ -29,12 +33,14 @@ pub(crate) fn prepare(
     layout: &Layout,
     program: &Path,
     address: SocketAddr,
+    users: &BrokerUsers,
 ) -> anyhow::Result<Spec> {
     let folder = layout.nats();
     make_folder(&folder)?;
     let path = folder.join("nats.conf");
-    std::fs::write(&path, configuration(&folder, address))
-        .with_context(|| format!("write {}", path.display()))?;
+    let text = configuration(&folder, address) + &users.configuration();
+    write_secret(&path, &text).with_context(|| format!("write {}", path.display()))?;
+    layout.identity.give(&path)?;
     layout.identity.give(&folder)?;
     let mut command = layout.identity.command(program, DeathSignal::Term);
     command.arg("--config").arg(&path);
@@ -44,6 +50,19 @@ pub(crate) fn prepare(
         stop: DeathSignal::Term,
         grace: Duration::from_secs(10),
     })
+}
+
+/// Only the server's user can read it: it holds passwords.
+fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    if path.exists() {
+        std::fs::remove_file(path)?;
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 /// `max_payload`: history answers with the state of a room of 20,000 members in one message; nats-server

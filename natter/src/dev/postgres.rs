@@ -91,6 +91,9 @@ pub(crate) fn prepare(layout: &Layout, programs: &Path, address: SocketAddr) -> 
         "log_min_messages=warning".to_owned(),
         "timezone=UTC".to_owned(),
         "log_timezone=UTC".to_owned(),
+        // After a kill, file by file took 1.6 to 5.4 s on a busy machine, in one call 0.3 to 0.6 s.
+        #[cfg(target_os = "linux")]
+        "recovery_init_sync_method=syncfs".to_owned(),
         // Compiling a query takes longer than any of ours runs.
         "jit=off".to_owned(),
     ] {

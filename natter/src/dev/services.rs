@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::banner::{Ops, State};
+use super::broker_users::{BrokerUsers, User};
 use super::layout::Layout;
 use super::ports::{self, Claim};
 use super::supervisor::{Name, Spec};
@@ -118,12 +119,12 @@ impl Plan {
         })
     }
 
-    /// The commands.
+    /// The commands; each process connects to the broker as its user, if the broker is ours.
     ///
     /// # Errors
     ///
     /// Our own program is not found.
-    pub(crate) fn specs(&self) -> anyhow::Result<Vec<Spec>> {
+    pub(crate) fn specs(&self, users: Option<&BrokerUsers>) -> anyhow::Result<Vec<Spec>> {
         let program = std::env::current_exe()?;
         let specs = self.processes.iter().map(|(name, ops)| {
             let mut command = std::process::Command::new(&program);
@@ -141,6 +142,12 @@ impl Plan {
                 .arg(name)
                 .envs(self.environment.iter().map(|(name, value)| (name, value)))
                 .env("NATTER_OPS_LISTEN", ops.address.to_string())
+                .envs(
+                    users
+                        .and_then(|users| users.of(name))
+                        .into_iter()
+                        .flat_map(credentials),
+                )
                 .stdin(std::process::Stdio::null());
             std::os::unix::process::CommandExt::process_group(&mut command, 0);
             Spec {
@@ -170,6 +177,13 @@ impl Plan {
     pub(crate) fn state(&self) -> State {
         self.state.clone()
     }
+}
+
+fn credentials(user: &User) -> [(&'static str, &str); 2] {
+    [
+        ("NATTER_NATS_USER", user.name),
+        ("NATTER_NATS_PASSWORD", &user.password),
+    ]
 }
 
 /// The processes in the order of starting.
