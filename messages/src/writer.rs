@@ -1,36 +1,33 @@
 //! The task of one owned partition: carries events to its sequencer and its wishes to the broker.
 //!
-//! Decides nothing. A planned end drains: it stops taking commands, answers what it has, then ends.
+//! Decides nothing. A planned end drains: it answers what it has, keeps what comes, and sends that on to
+//! the next owner.
 
 mod asker;
+mod inlets;
 mod io;
 
 use crate::partition::Notice;
 use crate::sequencer::{Answered, AskId, Outcome, ReadId, Sequencer, Stop};
 use crate::shared::{Condition, Shared};
 use asker::Askers;
-use async_nats::{Message, Subscriber};
+use async_nats::Message;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, ReadyChunks};
-use protocol::subject::Subject;
+use futures_util::stream::FuturesUnordered;
+pub(crate) use inlets::Inlets;
 use protocol::{Partition, StreamSeq};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Commands taken from the subscription at once.
-const COMMANDS_AT_ONCE: usize = 128;
 /// How often a busy sequencer is told the time.
 const TICK: Duration = Duration::from_millis(50);
 /// How often an idle one is.
 const IDLE_TICK: Duration = Duration::from_secs(1);
 /// How long a drain may take; what is left then is answered `unavailable` or `timeout`.
 const DRAIN: Duration = Duration::from_secs(3);
-
-/// How long unsubscribing may take.
-const CLOSE: Duration = Duration::from_secs(1);
 
 /// How a writer is told to end.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +36,8 @@ pub(crate) struct Orders {
     pub(crate) drain: CancellationToken,
     /// The lease is lost: end at once.
     pub(crate) stop: CancellationToken,
+    /// Nobody else is there to take over.
+    pub(crate) alone: CancellationToken,
 }
 
 /// Why a writer has ended.
@@ -55,7 +54,6 @@ pub(crate) enum Ended {
 /// What a writer waits for.
 enum Event {
     Commands(Vec<Message>),
-    CommandsEnded,
     Alive(Message),
     Published(Outcome, Instant),
     Tail(ReadId, Option<Vec<crate::partition::Record>>),
@@ -63,44 +61,6 @@ enum Event {
     Tick,
     Drain,
     Stop,
-}
-
-/// Subscriptions of a partition, made before its tail is read so that no command finds nobody.
-pub(crate) struct Inlets {
-    commands: ReadyChunks<Subscriber>,
-    alive: Subscriber,
-    /// Whether commands may still come.
-    open: bool,
-}
-
-impl Inlets {
-    /// Subscribes to a partition's commands and to the question whether its owner is alive.
-    pub(crate) async fn open(
-        shared: &Shared,
-        partition: Partition,
-    ) -> Result<Self, chassis::nats::SendError> {
-        let alive = Subject::Own(partition).to_string();
-        let commands = Subject::Commands(partition).to_string();
-        let (alive, commands) = tokio::try_join!(
-            shared.nats.subscribe(alive),
-            shared.nats.subscribe(commands),
-        )?;
-        Ok(Self {
-            commands: commands.ready_chunks(COMMANDS_AT_ONCE),
-            alive,
-            open: true,
-        })
-    }
-}
-
-impl Inlets {
-    /// Takes no more commands than have arrived; those still come out.
-    async fn close(&mut self) {
-        if let Ok(Ok(())) = tokio::time::timeout(CLOSE, self.commands.get_mut().drain()).await {
-            return;
-        }
-        self.open = false;
-    }
 }
 
 /// One owned partition.
@@ -114,7 +74,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Runs until told to end, or until it must.
-    pub(crate) async fn run(mut self, opened: impl FnOnce() + Send) -> Ended {
+    pub(crate) async fn run(mut self, opened: impl FnOnce() + Send) -> (Ended, Inlets) {
         let mut askers = Askers::default();
         let mut operations: FuturesUnordered<BoxFuture<'static, Event>> = FuturesUnordered::new();
         let (mut opened, mut ended, mut draining) = (Some(opened), None, None::<Instant>);
@@ -128,8 +88,7 @@ impl Writer {
                 self.report();
                 opened();
             }
-            let is_done = !self.inlets.open && self.sequencer.is_idle();
-            if draining.is_some_and(|until| is_done || Instant::now() > until) {
+            if draining.is_some_and(|until| self.sequencer.is_idle() || Instant::now() > until) {
                 ended = Some(Ended::Told);
             }
             if ended.is_some() {
@@ -138,6 +97,9 @@ impl Writer {
             let event = self.next(&mut operations, draining.is_some()).await;
             let now = self.shared.now();
             match event {
+                Event::Commands(messages) if draining.is_some() => {
+                    self.inlets.keep(&self.shared, messages).await;
+                }
                 Event::Commands(messages) => {
                     for message in messages {
                         self.take_in(&mut askers, message).await;
@@ -151,11 +113,7 @@ impl Writer {
                 Event::Tail(id, tail) => self.sequencer.handle_tail(now, id, tail),
                 Event::Answer(id, answer) => self.sequencer.handle_answer(id, answer),
                 Event::Tick => self.tick(),
-                Event::CommandsEnded => self.inlets.open = false,
-                Event::Drain => {
-                    draining = Some(Instant::now() + DRAIN);
-                    self.inlets.close().await;
-                }
+                Event::Drain => draining = Some(Instant::now() + DRAIN),
                 Event::Stop => ended = Some(Ended::Told),
             }
         }
@@ -163,7 +121,7 @@ impl Writer {
         self.sequencer.stop(Stop::Released);
         askers.answer_all(&self.shared, &mut self.sequencer).await;
         self.shared.forget_condition(self.partition);
-        ended.unwrap_or(Ended::Told)
+        (ended.unwrap_or(Ended::Told), self.inlets)
     }
 
     /// Cancel safety: safe, each branch either has its event or leaves it where it was.
@@ -183,9 +141,7 @@ impl Writer {
             () = self.orders.drain.cancelled(), if !draining => Event::Drain,
             Some(event) = operations.next(), if !operations.is_empty() => event,
             Some(message) = self.inlets.alive.next() => Event::Alive(message),
-            messages = self.inlets.commands.next(), if self.inlets.open => {
-                messages.map_or(Event::CommandsEnded, Event::Commands)
-            }
+            Some(messages) = self.inlets.commands.next() => Event::Commands(messages),
             () = tokio::time::sleep(tick) => Event::Tick,
         }
     }

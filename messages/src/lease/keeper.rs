@@ -38,12 +38,16 @@ const GOODBYE: Duration = Duration::from_secs(4);
 /// Between two attempts to take a partition that was found unusable.
 const STOPPED_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long whoever handed a partition over leaves it to whom it belongs to.
+const HANDED_OVER_PAUSE: Duration = Duration::from_secs(3);
+
 /// What the keeper hears.
 enum Heard {
     Opened(Partition, Instant),
     Ended(Partition, Ended),
     Orphan(Partition),
     Probed(Partition),
+    Got(Partition, u64),
 }
 
 /// A lease that this process holds.
@@ -144,9 +148,15 @@ impl Keeper {
             Heard::Probed(partition) => {
                 self.probing.remove(&partition);
             }
+            Heard::Got(partition, revision) => {
+                self.probing.remove(&partition);
+                if !self.held.contains_key(&partition) {
+                    self.start(vec![(partition, revision)]);
+                }
+            }
             Heard::Orphan(partition) => {
                 self.probing.remove(&partition);
-                if !self.held.contains_key(&partition) && !self.shared.view.borrow().is_skewed() {
+                if !self.held.contains_key(&partition) {
                     self.take(vec![partition], true).await;
                 }
             }
@@ -159,10 +169,12 @@ impl Keeper {
         };
         let key = partition.lease_key();
         match why {
-            Ended::Told => self.give_back(partition, held.revision).await,
+            Ended::Told => {
+                self.pause(partition, HANDED_OVER_PAUSE);
+                self.give_back(partition, held.revision).await;
+            }
             Ended::Stopped => {
-                self.not_before
-                    .insert(partition, Instant::now() + STOPPED_PAUSE);
+                self.pause(partition, STOPPED_PAUSE);
                 self.give_back(partition, held.revision).await;
             }
             Ended::Overtaken => {
@@ -173,6 +185,11 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Leaves a partition to others for a while.
+    fn pause(&mut self, partition: Partition, pause: Duration) {
+        self.not_before.insert(partition, Instant::now() + pause);
     }
 
     async fn give_back(&self, partition: Partition, revision: u64) {
@@ -315,13 +332,15 @@ impl Keeper {
         });
     }
 
-    /// Asks twice whether a partition's owner is alive, beside the keeper.
+    /// Looks whether a partition can be taken, beside the keeper.
     fn probe(&mut self, partition: Partition) {
         let early = self
             .not_before
             .get(&partition)
             .is_some_and(|t| Instant::now() < *t);
-        if early || self.held.contains_key(&partition) || !self.probing.insert(partition) {
+        let skewed = self.shared.view.borrow().is_skewed();
+        let busy = early || skewed || self.held.contains_key(&partition);
+        if busy || !self.probing.insert(partition) {
             return;
         }
         let mut others = self.board.instances.clone();
@@ -332,12 +351,7 @@ impl Keeper {
         let first_in_line = home(partition, &others) == Some(&self.shared.instance);
         let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
         self.shared.tasks.spawn("probe", async move {
-            let orphan = is_orphan(&shared, partition, first_in_line).await;
-            let heard = if orphan {
-                Heard::Orphan(partition)
-            } else {
-                Heard::Probed(partition)
-            };
+            let heard = probed(&shared, partition, first_in_line).await;
             tell(&sender, heard).await;
         });
     }
@@ -367,7 +381,11 @@ impl Keeper {
 
     /// Drains all writers and gives every lease back.
     async fn say_goodbye(mut self) {
+        let alone = self.board.instances.len() <= 1;
         for held in self.held.values() {
+            if alone {
+                held.orders.alone.cancel();
+            }
             held.orders.drain.cancel();
         }
         let until = Instant::now() + GOODBYE;
@@ -393,6 +411,21 @@ impl Keeper {
 async fn tell(sender: &mpsc::Sender<Heard>, heard: Heard) {
     if sender.send(heard).await.is_err() {
         tracing::debug!("the keeper has ended");
+    }
+}
+
+/// A lease that was given back is taken at once, one whose holder is dead is an orphan's.
+async fn probed(shared: &Shared, partition: Partition, first_in_line: bool) -> Heard {
+    if first_in_line {
+        let (nats, key) = (&shared.nats, partition.lease_key());
+        if let Claim::Ours(revision) = slot::claim(nats, &key, &shared.instance, false).await {
+            return Heard::Got(partition, revision);
+        }
+    }
+    if is_orphan(shared, partition, first_in_line).await {
+        Heard::Orphan(partition)
+    } else {
+        Heard::Probed(partition)
     }
 }
 
@@ -474,8 +507,12 @@ async fn run_takeover(
                     }
                 }
             };
-            let ended = writer.run(opened).await;
+            let (shared, alone) = (Arc::clone(&writer.shared), writer.orders.alone.clone());
+            let (ended, inlets) = writer.run(opened).await;
             tell(&sender, Heard::Ended(partition, ended)).await;
+            inlets
+                .hand_over(&shared, partition, alone.is_cancelled())
+                .await;
         });
     }
 }

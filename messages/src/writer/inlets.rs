@@ -1,0 +1,146 @@
+//! Where a partition's commands come in, and how they get to the next owner when this one ends.
+//!
+//! An unsubscription drops what is on its way. So the old owner stays subscribed until the next one is,
+//! keeps what arrives meanwhile, and then sends it on: a copy that both have got is a repeat.
+
+use super::io;
+use crate::shared::Shared;
+use async_nats::{HeaderMap, Message, Subscriber};
+use futures_util::StreamExt as _;
+use futures_util::stream::ReadyChunks;
+use protocol::limits::PARTITION_PENDING_MAX;
+use protocol::subject::Subject;
+use protocol::{ErrorCode, Partition, Refusal};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Commands taken from the subscription at once.
+const COMMANDS_AT_ONCE: usize = 128;
+/// How long the next owner may take to come.
+const NEXT_OWNER: Duration = Duration::from_secs(2);
+/// How often it is asked whether it is there.
+const ASK: Duration = Duration::from_millis(20);
+/// How long an answer to that may take.
+const ANSWER: Duration = Duration::from_millis(200);
+/// How soon a client that could not be sent on should try again.
+const RETRY_AFTER_MS: u64 = 200;
+
+/// Subscriptions of a partition, made before its tail is read so that no command finds nobody.
+pub(crate) struct Inlets {
+    pub(super) commands: ReadyChunks<Subscriber>,
+    pub(super) alive: Subscriber,
+    /// Commands that came after this owner stopped taking them.
+    kept: Vec<Message>,
+}
+
+impl Inlets {
+    /// Subscribes to a partition's commands and to the question whether its owner is alive.
+    pub(crate) async fn open(
+        shared: &Shared,
+        partition: Partition,
+    ) -> Result<Self, chassis::nats::SendError> {
+        let alive = Subject::Own(partition).to_string();
+        let commands = Subject::Commands(partition).to_string();
+        let (alive, commands) = tokio::try_join!(
+            shared.nats.subscribe(alive),
+            shared.nats.subscribe(commands),
+        )?;
+        Ok(Self {
+            commands: commands.ready_chunks(COMMANDS_AT_ONCE),
+            alive,
+            kept: Vec::new(),
+        })
+    }
+
+    /// Keeps commands for the next owner; what is too much is answered `unavailable`.
+    pub(super) async fn keep(&mut self, shared: &Shared, messages: Vec<Message>) {
+        for message in messages {
+            if self.kept.len() < PARTITION_PENDING_MAX {
+                self.kept.push(message);
+            } else {
+                refuse(shared, &message).await;
+            }
+        }
+    }
+
+    /// Waits for the next owner and sends it what was kept; `alone` says that none will come.
+    pub(crate) async fn hand_over(self, shared: &Shared, partition: Partition, alone: bool) {
+        let Self {
+            mut commands,
+            alive,
+            mut kept,
+        } = self;
+        drop(alive);
+        let until = Instant::now() + NEXT_OWNER;
+        let mut found = false;
+        while !alone && !found && Instant::now() < until {
+            found = has_next_owner(shared, partition).await;
+            let pause = tokio::time::sleep(if found { Duration::ZERO } else { ASK });
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(messages) = commands.next() => {
+                        let space = PARTITION_PENDING_MAX.saturating_sub(kept.len());
+                        kept.extend(messages.into_iter().take(space));
+                    }
+                    () = &mut pause => break,
+                }
+            }
+        }
+        // From here on the next owner has whatever comes.
+        drop(commands);
+        for message in kept {
+            if found {
+                send_on(shared, message).await;
+            } else {
+                refuse(shared, &message).await;
+            }
+        }
+    }
+}
+
+async fn has_next_owner(shared: &Shared, partition: Partition) -> bool {
+    let subject = Subject::Own(partition).to_string();
+    let answer = shared
+        .nats
+        .request(subject, HeaderMap::new(), bytes::Bytes::new(), ANSWER)
+        .await;
+    answer.is_ok_and(|instance| *instance != *shared.instance.as_str().as_bytes())
+}
+
+/// The same message once more, with the reply subject of the first.
+async fn send_on(shared: &Shared, message: Message) {
+    let Message {
+        subject,
+        reply,
+        payload,
+        headers,
+        ..
+    } = message;
+    let headers = headers.unwrap_or_default();
+    let client = &shared.nats.client;
+    let sent = async {
+        match reply {
+            Some(reply) => {
+                client
+                    .publish_with_reply_and_headers(subject, reply, headers, payload)
+                    .await
+            }
+            None => client.publish_with_headers(subject, headers, payload).await,
+        }
+    };
+    match tokio::time::timeout(ANSWER, sent).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a command could not be sent on"),
+        Err(_) => tracing::debug!("a command could not be sent on in time"),
+    }
+}
+
+async fn refuse(shared: &Shared, message: &Message) {
+    let refusal = Refusal::new(
+        ErrorCode::Unavailable,
+        "the partition is changing its owner",
+    );
+    io::refuse(shared, message, refusal.after_ms(RETRY_AFTER_MS)).await;
+}
