@@ -461,20 +461,27 @@ fn membership_of<'s>(state: &'s RoomState, event: &Event) -> Option<&'s Membersh
     state.members.get(concerned(event)?)
 }
 
+/// The word in `events.kind` of an event that was applied.
+pub(crate) const fn kind_of(body: &EventBody) -> &'static str {
+    match body {
+        EventBody::Room { .. } => "room",
+        EventBody::Member { .. } => "member",
+        EventBody::Role { .. } => "role",
+        EventBody::Msg(message) if message.thread.is_some() => "reply",
+        EventBody::Msg(_) => "msg",
+        EventBody::Edit { .. } => "edit",
+        EventBody::Del { .. } => "del",
+        EventBody::Read { .. } => "read",
+        EventBody::Void { .. } => "void",
+        EventBody::Unknown(_) => "other",
+    }
+}
+
 fn event_row(line: &Line, position: StreamSeq, seq: Seq, poison: Option<String>) -> EventRow<'_> {
     let event = line.event.as_ref().ok().map(|logged| &logged.event);
-    let kind = match event.map(|event| &event.body).filter(|_| poison.is_none()) {
+    let kind = match event.filter(|_| poison.is_none()) {
         None => "poison",
-        Some(EventBody::Room { .. }) => "room",
-        Some(EventBody::Member { .. }) => "member",
-        Some(EventBody::Role { .. }) => "role",
-        Some(EventBody::Msg(message)) if message.thread.is_some() => "reply",
-        Some(EventBody::Msg(_)) => "msg",
-        Some(EventBody::Edit { .. }) => "edit",
-        Some(EventBody::Del { .. }) => "del",
-        Some(EventBody::Read { .. }) => "read",
-        Some(EventBody::Void { .. }) => "void",
-        Some(EventBody::Unknown(_)) => "other",
+        Some(event) => kind_of(&event.body),
     };
     EventRow {
         room: line.room.clone(),

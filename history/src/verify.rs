@@ -3,6 +3,7 @@
 //! Everything is computed anew from the lines. The chain alone is checked by [`ChainCheck`], which
 //! takes the lines of the log as well.
 
+use crate::projector::kind_of;
 use crate::record::hash_of;
 use crate::store::verify::{EventCheck, MessageCheck};
 use crate::store::{self, Snapshot, StoreError, text};
@@ -202,6 +203,16 @@ fn check_event(row: &EventCheck, chain: &mut ChainCheck) -> Result<Event, Fault>
         )));
     }
     let event = chain.next(&row.event.line)?;
+    let checks = [
+        (row.kind == kind_of(&event.body), "kind"),
+        (row.author.as_ref() == Some(&event.by), "author"),
+        (row.cid == Some(event.cid.uuid()), "cid"),
+    ];
+    if let Some((_, column)) = checks.iter().find(|(same, _)| !same) {
+        return Err(fault(format!(
+            "the column {column} is not what the line says"
+        )));
+    }
     if event.seq != row.event.seq || event.room != row.event.room {
         return Err(fault(format!(
             "the line is of {} in room {}",
@@ -217,6 +228,8 @@ struct Shown {
     state: MessageState,
     n: Option<u64>,
     ts: protocol::Timestamp,
+    /// Hash of what never changes: command, thread ordinal, answered message, marks.
+    origin: Hash,
     /// Hash of text and mentions: a room's texts are not held in memory.
     content: Hash,
 }
@@ -234,10 +247,16 @@ impl Fold {
         if let (EventBody::Msg(message), Some(state)) = (&event.body, MessageState::sent(event)) {
             let mentions = message.mentions.iter().map(text::mention);
             let content = content(&message.text, mentions);
+            let meta = message.meta.clone().map(serde_json::Value::Object);
             let shown = Shown {
                 state,
                 n: message.n,
                 ts: event.ts,
+                origin: origin(
+                    event.cid.uuid(),
+                    (message.tn, message.reply_to),
+                    meta.as_ref(),
+                ),
                 content,
             };
             self.messages.insert(event.seq, shown);
@@ -304,6 +323,17 @@ fn content<'a>(text: &'a str, mentions: impl Iterator<Item = &'a str>) -> Hash {
     hash_of(&serde_json::json!({ "text": text, "mentions": mentions }).to_string())
 }
 
+fn origin(
+    cid: sqlx::types::Uuid,
+    (tn, reply_to): (Option<u64>, Option<Seq>),
+    meta: Option<&serde_json::Value>,
+) -> Hash {
+    let fields = serde_json::json!({
+        "cid": cid.to_string(), "tn": tn, "reply_to": reply_to, "meta": meta
+    });
+    hash_of(&fields.to_string())
+}
+
 async fn messages(
     snapshot: &mut Snapshot,
     room: &RoomId,
@@ -354,11 +384,20 @@ async fn messages(
 fn difference(shown: &Shown, row: &MessageCheck) -> Option<&'static str> {
     let state = &shown.state;
     let mentions = row.mentions.iter().map(String::as_str);
+    // Marks that are no JSON are certainly not the event's.
+    let meta = row
+        .meta
+        .as_ref()
+        .map(|meta| serde_json::from_str(meta).unwrap_or_default());
     let checks = [
         (state.author == row.author, "the author is not the event's"),
         (shown.ts == row.ts, "the time is not the event's"),
         (shown.n == row.n, "the ordinal is not the event's"),
         (state.thread == row.thread, "the thread is not the event's"),
+        (
+            shown.origin == origin(row.cid, (row.tn, row.reply_to), meta.as_ref()),
+            "command, thread ordinal, answered message or marks are not the event's",
+        ),
         (
             u64::from(state.rev) == row.rev,
             "the greatest revision is not that of the edits",

@@ -19,14 +19,15 @@ use chassis::health::Health;
 use chassis::nats::Nats;
 use futures_util::StreamExt as _;
 use history::config::DatabaseArgs;
+use history::record::Record;
 use history::store::Snapshot;
 use history::verify::Fault;
 use protocol::chain::Hash;
 use protocol::subject::{LOG_STREAM, Subject};
-use protocol::{RoomId, Seq};
+use protocol::{RoomId, Seq, StreamSeq, Timestamp};
 use sqlx::PgPool;
 
-use self::compare::{Line, check_expected, check_log, first_difference, lines_of};
+use self::compare::{Line, Place, check_expected, check_log, first_difference, lines_of};
 
 /// How long the broker or the database may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -197,10 +198,18 @@ async fn read_archive(pool: &PgPool, room: &RoomId) -> anyhow::Result<Vec<Line>>
         if rows.is_empty() {
             break;
         }
-        let events = rows.into_iter().map(|row| row.event);
-        lines.extend(events.map(|event| Line {
-            seq: event.seq,
-            line: event.line,
+        lines.extend(rows.into_iter().map(|row| {
+            let position = row.event.position;
+            let place = Place {
+                position,
+                index: row.index,
+                first: row.first,
+            };
+            Line {
+                seq: row.event.seq,
+                line: row.event.line,
+                place,
+            }
         }));
     }
     snapshot.end().await?;
@@ -230,8 +239,17 @@ async fn read_log(nats: &Nats, room: &RoomId) -> anyhow::Result<Vec<Line>> {
             Ok(info) => info.stream_sequence,
             Err(error) => anyhow::bail!("a record without a position: {error}"),
         };
-        let found = lines_of(room, &record.payload);
-        lines.extend(found.with_context(|| format!("record {position} of the log"))?);
+        let partition = Some(room.partition());
+        let read = Record::parse(
+            StreamSeq(position),
+            partition,
+            Timestamp(0),
+            &record.payload,
+        );
+        match lines_of(room, read) {
+            Ok(found) => lines.extend(found),
+            Err(reason) => anyhow::bail!("record {position} of the log: {reason}"),
+        }
         if position >= end.seq {
             return Ok(lines);
         }

@@ -7,6 +7,7 @@ use protocol::chain::Hash;
 use protocol::{RoomId, Seq, Timestamp, UserId};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use sqlx::types::Uuid;
 
 const ROOMS: &str = "select room from rooms order by room";
 
@@ -42,8 +43,9 @@ pub async fn room(snapshot: &mut Snapshot, room: &RoomId) -> Result<Option<RoomR
         .doing("reading a room")
 }
 
-const EVENTS: &str = "select room, seq, stream_seq, line, hash, poison from events
-    where room = $1 and seq > $2 order by seq limit $3";
+const EVENTS: &str =
+    "select room, seq, stream_seq, idx, line, hash, poison, kind, author, cid, first
+    from events where room = $1 and seq > $2 order by seq limit $3";
 
 /// A row of `events`, with what the archive says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,16 @@ pub struct EventCheck {
     pub hash: Hash,
     /// Why it was not applied.
     pub poison: Option<String>,
+    /// Its place in the record.
+    pub index: i32,
+    /// Its column `kind`.
+    pub kind: String,
+    /// Its author, as the row says.
+    pub author: Option<UserId>,
+    /// Its command, as the row says.
+    pub cid: Option<Uuid>,
+    /// Whether it is the first event of its command, as the row says.
+    pub first: bool,
 }
 
 /// The next events of a room behind `after`, `limit` at most.
@@ -77,8 +89,16 @@ pub async fn events(
     let check = |row: &PgRow| {
         Ok(EventCheck {
             event: archived(row)?,
-            hash: row.hash("hash")?,
+            // Neither a hash of another length nor an author outside the grammar is the event's.
+            hash: row.hash("hash").unwrap_or(Hash::ZERO),
             poison: row.try_get("poison")?,
+            index: row.try_get("idx")?,
+            kind: row.try_get("kind")?,
+            author: row
+                .try_get::<Option<&str>, _>("author")?
+                .and_then(|author| UserId::parse(author).ok()),
+            cid: row.try_get("cid")?,
+            first: row.try_get("first")?,
         })
     };
     rows.iter()
@@ -88,7 +108,7 @@ pub async fn events(
 }
 
 const MESSAGES: &str =
-    "select seq, author, ts, n, thread, text, coalesce(mentions, '{}') as mentions,
+    "select seq, author, ts, cid, n, thread, tn, reply_to, meta, text, coalesce(mentions, '{}') as mentions,
         rev, shown_rev, eff, deleted
     from messages where room = $1 and seq > $2 order by seq limit $3";
 
@@ -105,6 +125,14 @@ pub struct MessageCheck {
     pub n: Option<u64>,
     /// The root of its thread.
     pub thread: Option<Seq>,
+    /// The command it came from.
+    pub cid: Uuid,
+    /// Its ordinal in the thread.
+    pub tn: Option<u64>,
+    /// The message it answers.
+    pub reply_to: Option<Seq>,
+    /// The client's marks, as stored.
+    pub meta: Option<String>,
     /// The shown text.
     pub text: String,
     /// The shown mentions, as stored.
@@ -144,6 +172,10 @@ pub async fn messages(
             ts: Timestamp(row.try_get("ts")?),
             n: row.number_or_null("n")?,
             thread: row.number_or_null("thread")?.map(Seq),
+            cid: row.try_get("cid")?,
+            tn: row.number_or_null("tn")?,
+            reply_to: row.number_or_null("reply_to")?.map(Seq),
+            meta: row.try_get("meta")?,
             text: row.words("text")?,
             mentions: row.try_get("mentions")?,
             rev: row.number("rev")?,

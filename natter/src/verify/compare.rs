@@ -1,15 +1,27 @@
 //! Log against archive, event by event. Pure.
 
+use history::record::{Content, Record};
 use history::verify::{ChainCheck, Fault};
 use protocol::chain::{Hash, hash_line};
 use protocol::event::LogEvent;
-use protocol::{RoomId, Seq};
+use protocol::{RoomId, Seq, StreamSeq};
 
 /// One event's line, from the log or from the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) seq: Seq,
     pub(crate) line: String,
+    pub(crate) place: Place,
+}
+
+/// Where an event lies in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) position: StreamSeq,
+    /// From 0, among the events of the record.
+    pub(crate) index: i32,
+    /// Whether it is the first event of its command.
+    pub(crate) first: bool,
 }
 
 /// What the log holds of a room.
@@ -72,6 +84,12 @@ pub(crate) fn first_difference(log: &[Line], archive: &[Line]) -> Option<Fault> 
                 if hash(&line.line) != hash(&logged.line) {
                     return fault(line.seq, "events", "the line is not the log's");
                 }
+                if line.line != logged.line && !is_erased(&line.line) {
+                    return fault(line.seq, "events", "the line is not the log's, to the byte");
+                }
+                if line.place != logged.place {
+                    return fault(line.seq, "events", "its place is not the log's");
+                }
             }
             Some(line) if line.seq < logged.seq => {
                 return fault(line.seq, "events", "the log has no such event");
@@ -98,35 +116,53 @@ pub(crate) fn check_expected(lines: &[Line], seq: Seq, expected: Hash) -> Result
     }
 }
 
+/// Whether a commitment has taken the place of the content.
+fn is_erased(line: &str) -> bool {
+    let fields: Option<serde_json::Map<_, serde_json::Value>> = serde_json::from_str(line).ok();
+    fields.is_some_and(|fields| fields.contains_key("commit") && !fields.contains_key("salt"))
+}
+
 /// Compared by hash: erased content has another line and the same hash.
 fn hash(line: &str) -> Option<Hash> {
     hash_line(line).ok()
 }
 
-/// The events of `room` in the payload of a record.
+/// The events of `room` in a record.
 ///
 /// # Errors
-/// The payload is no envelope.
-pub(crate) fn lines_of(
-    room: &RoomId,
-    payload: &[u8],
-) -> Result<Vec<Line>, protocol::envelope::EnvelopeError> {
-    let envelope = protocol::envelope::Envelope::parse(payload)?;
-    if !envelope.rooms.contains(&room.as_str()) {
-        return Ok(Vec::new());
-    }
-    let mut lines = Vec::new();
-    for entry in envelope.lines() {
-        let (of, line) = entry?;
-        if of == room.as_str() {
-            let seq = LogEvent::parse(line).map_or(Seq(0), |logged| logged.event.seq);
-            lines.push(Line {
-                seq,
-                line: line.to_owned(),
-            });
+/// The record, or a line of it, cannot be read; says why.
+pub(crate) fn lines_of(room: &RoomId, record: Record) -> Result<Vec<Line>, String> {
+    let position = record.position;
+    let lines = match record.content {
+        Content::Epoch { .. } => Vec::new(),
+        Content::Events {
+            broken: None,
+            lines,
+            ..
+        } => lines,
+        Content::Events {
+            broken: Some(broken),
+            ..
         }
-    }
-    Ok(lines)
+        | Content::Bad(broken) => {
+            return Err(broken.reason);
+        }
+    };
+    let of_room = lines.into_iter().filter(|line| line.room == *room);
+    let found = of_room.map(|line| {
+        let event = line.event.map_err(|poison| poison.to_string())?;
+        let place = Place {
+            position,
+            index: line.index,
+            first: !line.continues,
+        };
+        Ok(Line {
+            seq: event.event.seq,
+            line: line.line,
+            place,
+        })
+    });
+    found.collect()
 }
 
 #[cfg(test)]
@@ -157,9 +193,15 @@ mod tests {
                 },
             });
             prev = sealed.hash;
+            let place = Place {
+                position: StreamSeq(seq),
+                index: 0,
+                first: true,
+            };
             lines.push(Line {
                 seq: Seq(seq),
                 line: sealed.line,
+                place,
             });
         }
         lines
@@ -187,8 +229,14 @@ mod tests {
         let mut changed = lines.clone();
         changed[1].line = changed[1].line.replace("\"b\"", "\"B\"");
         assert_eq!(found(&lines, &changed), Some((2, "events")));
+        let mut blank = lines.clone();
+        blank[3].line.push(' ');
+        assert_eq!(found(&lines, &blank), Some((4, "events")));
         let chained_anew = chain(&["a", "x", "c", "d"]);
         assert_eq!(found(&lines, &chained_anew), Some((2, "events")));
+        let mut moved = lines.clone();
+        moved[2].place.position = StreamSeq(9);
+        assert_eq!(found(&lines, &moved), Some((3, "events")));
         let mut missing = lines.clone();
         missing.remove(2);
         assert_eq!(found(&lines, &missing), Some((3, "events")));
