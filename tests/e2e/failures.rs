@@ -30,6 +30,7 @@ async fn a_kill_costs_nothing(part: Part) {
     let room = alice.creates_room("ops").await;
     bob.joins(&room).await;
     bob.enters(&room).await;
+    bob.renews_cursor().await;
     for number in 0..WARM {
         talks(&mut alice, &room, number).await;
     }

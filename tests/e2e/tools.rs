@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tests::program::{Dialogue, Said, run};
 use tests::{Part, Stack, User};
+use tokio::process::Command;
 
 use crate::settings::unhurried;
 
@@ -13,8 +14,14 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn excerpt() -> String {
-    file("data/irc/excerpt.raw.txt").display().to_string()
+/// Real chat: part of a day.
+fn day() -> String {
+    file("data/irc/2007-09-07.raw.txt").display().to_string()
+}
+
+/// Every form of a line once.
+fn forms() -> String {
+    file("data/irc/forms.txt").display().to_string()
 }
 
 /// The verdict of a replay, of which everything that may not be must be zero.
@@ -34,47 +41,37 @@ fn check_verdict(said: &Said) -> Value {
     report
 }
 
-#[tokio::test]
-async fn a_replay_of_real_chat_ends_with_zeros() {
-    let stack = unhurried().start().await;
-    let command = stack.natter(&[
+/// Replays files with three observers.
+fn replay(stack: &Stack, files: &[String]) -> Command {
+    let mut command = stack.natter(&[
         "replay",
-        &excerpt(),
         "--url",
         stack.socket_url(),
         "--observers",
         "3",
         "--json",
     ]);
-    let report = check_verdict(&run(command).await);
-    assert_eq!(
-        report["lines"]["messages"]
-            .as_u64()
-            .map(|messages| messages > 100),
-        Some(true),
-        "{report}"
-    );
-    assert_eq!(report["lines"]["blank"], 2, "{report}");
-    for kind in ["actions", "replies", "joins", "leaves", "renames"] {
-        assert!(report["lines"][kind].as_u64() > Some(0), "{kind}: {report}");
+    command.args(files);
+    command
+}
+
+#[tokio::test]
+async fn a_replay_of_real_chat_ends_with_zeros() {
+    let stack = unhurried().start().await;
+    let report = check_verdict(&run(replay(&stack, &[day(), forms()])).await);
+    let lines = &report["lines"];
+    assert!(lines["messages"].as_u64() > Some(200), "{report}");
+    for kind in ["actions", "replies", "joins", "leaves", "renames", "blank"] {
+        assert!(lines[kind].as_u64() > Some(0), "{kind}: {report}");
     }
 }
 
 #[tokio::test]
 async fn a_replay_ends_with_zeros_though_every_part_is_killed_meanwhile() {
     let stack = Stack::builder().separate().start().await;
-    // Rate limits make it last long enough for all the kills.
-    let command = stack.natter(&[
-        "replay",
-        &excerpt(),
-        "--url",
-        stack.socket_url(),
-        "--observers",
-        "3",
-        "--connections",
-        "8",
-        "--json",
-    ]);
+    // Few sockets and rate limits make it last long enough for all the kills.
+    let mut command = replay(&stack, &[day()]);
+    command.args(["--connections", "8"]);
     let kills = async {
         for part in [
             Part::Gateway,
@@ -270,11 +267,10 @@ async fn what_is_typed_while_the_server_is_down_arrives_once_and_in_order() {
 #[tokio::test]
 async fn a_client_in_another_language_follows_the_protocol() {
     let stack = Stack::start().await;
-    let mut command = tokio::process::Command::new("python3");
+    let mut command = Command::new("python3");
     command
         .arg(file("independent/client.py"))
         .args(["--url", stack.socket_url()])
-        .args(["--http", stack.url()])
         .kill_on_drop(true);
     let said = run(command).await;
     assert_eq!(said.code, Some(0), "{said:?}");

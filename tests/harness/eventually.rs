@@ -21,12 +21,14 @@ pub async fn eventually<T, E: Debug>(
     mut look: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
     let deadline = Instant::now() + patience;
+    let mut complaint = "no answer".to_owned();
     loop {
-        let complaint = match tokio::time::timeout_at(deadline, look()).await {
+        match tokio::time::timeout_at(deadline, look()).await {
             Ok(Ok(value)) => return value,
-            Ok(Err(complaint)) => format!("{complaint:?}"),
-            Err(_) => "no answer".to_owned(),
-        };
+            Ok(Err(why)) => complaint = format!("{why:?}"),
+            // What the look before this one found says more.
+            Err(_) => {}
+        }
         assert!(
             Instant::now() < deadline,
             "after {patience:?} still: {complaint}"

@@ -377,7 +377,18 @@ impl User {
     /// Reads and applies one line.
     pub(crate) async fn reads(&mut self) -> Result<Value, Closed> {
         let socket = self.socket.as_mut().ok_or(Closed::Abruptly)?;
-        let line = socket.next().await?;
+        let line = socket.next_within(PATIENCE).await;
+        let line = line.unwrap_or_else(|| {
+            let (name, last) = (
+                &self.name,
+                self.rooms.iter().map(|(id, view)| (id, view.last)),
+            );
+            let last: Vec<_> = last.collect();
+            panic!(
+                "{name} hears nothing after {}, {last:?}, {:?}",
+                self.hello, self.early_replies
+            )
+        })?;
         self.applies(line.clone()).await;
         Ok(line)
     }

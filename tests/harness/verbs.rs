@@ -59,12 +59,14 @@ impl User {
         self.does(fields).await
     }
 
-    /// Every durable event of the room, read back page by page.
+    /// Every durable event of the room, read back page by page, as soon as history has caught up.
     pub async fn archive(&mut self, room: &str) -> Vec<Value> {
         let (mut events, mut after): (Vec<Value>, u64) = (Vec::new(), 0);
         loop {
-            let fields = json!({"after": after, "limit": 100, "all": true});
-            let page = self.reads_back(room, fields).await;
+            let page =
+                json!({"op": "history", "room": room, "after": after, "limit": 100, "all": true});
+            let page = self.insists(page).await;
+            let page = page.unwrap_or_else(|err| panic!("the archive of {room}: {err}"));
             let more = page["events"]
                 .as_array()
                 .expect("a page has events")
