@@ -66,14 +66,6 @@ impl Shared {
             CommandResult::Err(refusal) => outcome_of(refusal.code),
         };
         self.metrics.commands_total.get(outcome).inc();
-        match outcome {
-            CommandOutcome::Unavailable | CommandOutcome::Timeout => {
-                self.writes.handle_failure(self.ticks());
-            }
-            CommandOutcome::Ok | CommandOutcome::Refused | CommandOutcome::RateLimited => {
-                self.writes.handle_success();
-            }
-        }
     }
 
     /// Asks history for the counts of every read mark in the batch, and tells the owner their ordinals.

@@ -6,6 +6,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::upstream;
+use crate::writes::Standing;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::KeepAlive;
 use actix_web::middleware::DefaultHeaders;
@@ -128,10 +129,10 @@ async fn keep_house(shared: Arc<Shared>) {
                 .set(i64::try_from(shared.views.count()).unwrap_or(i64::MAX));
             shared.rates.forget_quiet();
             let health = &shared.ctx.health;
-            if shared.writes.are_down(now) {
-                health.set_down("writes", "commands are not stored");
-            } else {
-                health.set_ready("writes");
+            match shared.writes.standing(now) {
+                Standing::Fine => health.set_ready("writes"),
+                Standing::Partly => health.set_degraded("writes", "some rooms take no messages"),
+                Standing::Down => health.set_down("writes", "the log takes no records"),
             }
             match shared
                 .ask(Query::Position {}, StreamSeq(0), PROBE_WITHIN)

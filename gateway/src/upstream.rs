@@ -159,11 +159,18 @@ impl Upstream {
     }
 
     fn take_beacon(&mut self, message: &Message) {
-        match serde_json::from_slice::<Beacon>(&message.payload) {
-            Ok(beacon) => self
-                .feed
-                .handle_known_last(self.shared.ticks(), beacon.position),
-            Err(error) => tracing::warn!(%error, "a beacon cannot be read"),
+        let now = self.shared.ticks();
+        let beacon = serde_json::from_slice::<Beacon>(&message.payload);
+        match (beacon, Subject::parse(&message.subject)) {
+            (Ok(beacon), Ok(Subject::Beacon(owner))) => {
+                self.feed.handle_known_last(now, beacon.position);
+                self.shared
+                    .writes
+                    .handle_beacon(now, owner, beacon.in_trouble);
+            }
+            (Ok(_) | Err(_), _) => {
+                tracing::warn!(subject = %message.subject, "a beacon cannot be read");
+            }
         }
     }
 

@@ -1,57 +1,67 @@
-//! Whether writes get through at all, judged by how commands end.
+//! Whether writes get through at all, as the owners themselves say in their beacons.
 //!
 //! A broker with a full disk is connected and answers reads, and yet nothing can be stored; then this
-//! gateway is not ready. After a while without any command it is given the benefit of the doubt.
+//! gateway is not ready. One owner in trouble among others is no outage of the gateway.
 
+use protocol::InstanceId;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// Failures in a row that count as an outage.
-const FAILURES_MIN: u32 = 3;
-/// They must span this long: a takeover is no outage.
-const SPAN_MS: u64 = 4_000;
-/// An outage is believed for this long after the last failure.
-const MEMORY_MS: u64 = 20_000;
+/// An owner that is not heard for this long counts no more; a beacon comes every two seconds.
+const MEMORY_MS: u64 = 7_000;
 
-#[derive(Debug, Default)]
-struct Streak {
-    failures: u32,
-    first: u64,
-    last: u64,
+/// What the owners say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// None is in trouble, or none is heard.
+    Fine,
+    /// Some cannot store.
+    Partly,
+    /// None can store.
+    Down,
 }
 
-/// Outcomes of the last commands.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    in_trouble: bool,
+    at: u64,
+}
+
+/// The last word of each owner.
 #[derive(Debug, Default)]
 pub struct Writes {
-    streak: Mutex<Streak>,
+    owners: Mutex<BTreeMap<InstanceId, Word>>,
 }
 
 impl Writes {
-    /// A command was stored, or refused by an owner that works.
-    pub fn handle_success(&self) {
-        *self.streak.lock().unwrap_or_else(PoisonError::into_inner) = Streak::default();
+    /// An owner's beacon came.
+    pub fn handle_beacon(&self, now: u64, owner: InstanceId, in_trouble: bool) {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.insert(
+            owner,
+            Word {
+                in_trouble,
+                at: now,
+            },
+        );
+        owners.retain(|_, word| now.saturating_sub(word.at) <= MEMORY_MS);
     }
 
-    /// A command was refused because something does not work.
-    pub fn handle_failure(&self, now: u64) {
-        let mut streak = self.streak.lock().unwrap_or_else(PoisonError::into_inner);
-        if streak.failures == 0 || now.saturating_sub(streak.last) > MEMORY_MS {
-            *streak = Streak {
-                failures: 0,
-                first: now,
-                last: now,
-            };
-        }
-        streak.failures += 1;
-        streak.last = now;
-    }
-
-    /// Whether writes fail.
+    /// How the owners stand now.
     #[must_use]
-    pub fn are_down(&self, now: u64) -> bool {
-        let streak = self.streak.lock().unwrap_or_else(PoisonError::into_inner);
-        streak.failures >= FAILURES_MIN
-            && streak.last - streak.first >= SPAN_MS
-            && now.saturating_sub(streak.last) <= MEMORY_MS
+    pub fn standing(&self, now: u64) -> Standing {
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = owners
+            .values()
+            .filter(|word| now.saturating_sub(word.at) <= MEMORY_MS);
+        let (all, in_trouble) = heard.fold((0, 0), |(all, bad), word| {
+            (all + 1, bad + u32::from(word.in_trouble))
+        });
+        match (all, in_trouble) {
+            (_, 0) => Standing::Fine,
+            (all, bad) if all == bad => Standing::Down,
+            (_, _) => Standing::Partly,
+        }
     }
 }
 
@@ -60,30 +70,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_failures_in_a_row_and_over_time_are_an_outage() {
+    fn only_if_every_owner_that_is_heard_is_in_trouble_are_writes_down() {
         let writes = Writes::default();
-        for now in [0, 100, 200, 300] {
-            writes.handle_failure(now);
-        }
-        assert!(!writes.are_down(300), "a takeover is no outage");
-        writes.handle_failure(4_100);
-        assert!(writes.are_down(4_100));
-        writes.handle_success();
-        assert!(!writes.are_down(4_200));
-    }
-
-    #[test]
-    fn an_old_outage_is_forgotten() {
-        let writes = Writes::default();
-        for now in [0, 2_000, 5_000] {
-            writes.handle_failure(now);
-        }
-        assert!(writes.are_down(24_000));
-        assert!(!writes.are_down(25_001));
-        writes.handle_failure(90_000);
-        assert!(
-            !writes.are_down(90_000),
-            "the old failures do not count any more"
+        let owner = |name: &str| InstanceId::parse(name).unwrap();
+        assert_eq!(writes.standing(0), Standing::Fine);
+        writes.handle_beacon(0, owner("a"), true);
+        assert_eq!(writes.standing(1), Standing::Down);
+        writes.handle_beacon(1, owner("b"), false);
+        assert_eq!(writes.standing(2), Standing::Partly);
+        // The one that works is heard no more, the other still is.
+        writes.handle_beacon(6_000, owner("a"), true);
+        assert_eq!(writes.standing(8_000), Standing::Down);
+        writes.handle_beacon(8_001, owner("a"), false);
+        assert_eq!(writes.standing(8_002), Standing::Fine);
+        writes.handle_beacon(8_003, owner("a"), true);
+        assert_eq!(
+            writes.standing(20_000),
+            Standing::Fine,
+            "an old word counts no more"
         );
     }
 }

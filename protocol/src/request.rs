@@ -105,4 +105,7 @@ impl Accepted {
 pub struct Beacon {
     /// Nothing acknowledged by this owner lies above it.
     pub position: crate::StreamSeq,
+    /// The log takes no records of this owner, as with a full disk: gateways are not ready then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub in_trouble: bool,
 }
