@@ -29,6 +29,8 @@ const ANSWER_MS: i64 = 2_000;
 const TIMEOUT: Duration = Duration::from_millis(2_300);
 /// Between two looks at the log and at history.
 const FOLLOW: Duration = Duration::from_secs(1);
+/// How long a new log waits for history at the start.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// Users whose last facts are kept for when history is down.
 const FACTS_MAX: usize = 50_000;
 
@@ -43,12 +45,19 @@ pub(crate) struct View {
     pub(crate) clock_offset_ms: i64,
     /// History follows another log than this one.
     pub(crate) foreign: bool,
+    /// History answered when it was asked last.
+    pub(crate) answers: bool,
 }
 
 impl View {
-    /// Whether this process must not own anything: its clock is too far off.
+    /// Whether this process's clock is too far off.
     pub(crate) const fn is_skewed(&self) -> bool {
         self.clock_offset_ms.abs() > OWNER_CLOCK_SKEW_MS_MAX
+    }
+
+    /// Whether this process must not own anything.
+    pub(crate) const fn is_unfit(&self) -> bool {
+        self.foreign || self.is_skewed()
     }
 }
 
@@ -193,6 +202,7 @@ impl History {
             .query::<Position>(StreamSeq(0), Query::Position {})
             .await;
         let mut view = last;
+        view.answers = position.is_some();
         if let Some((applied, position)) = position {
             view.foreign = position.log != *log_id;
             if !view.foreign {
@@ -202,6 +212,21 @@ impl History {
         if let Some((bounds, offset_ms)) = self.log().await {
             view.log = Some(bounds);
             view.clock_offset_ms = offset_ms;
+        }
+        view
+    }
+
+    /// The first look. Beside a log that never held anything it waits a moment for history: whether the
+    /// log is new or was lost, only history can tell.
+    pub(crate) async fn first_look(&self, log_id: &LogId) -> View {
+        let mut view = self.look(log_id, View::default()).await;
+        let until = tokio::time::Instant::now() + FIRST_LOOK;
+        while !view.answers
+            && view.log.is_none_or(|log| log.last == StreamSeq(0))
+            && tokio::time::Instant::now() < until
+        {
+            tokio::time::sleep(FIRST_LOOK / 20).await;
+            view = self.look(log_id, view).await;
         }
         view
     }

@@ -4,6 +4,8 @@
 //! true is decided by the compare-and-set on the log, so two owners at once cost time, never order.
 
 pub(crate) mod keeper;
+mod launch;
+mod probe;
 mod slot;
 
 use protocol::{InstanceId, Partition};

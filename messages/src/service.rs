@@ -2,7 +2,7 @@
 
 use crate::beacon;
 use crate::config::Config;
-use crate::history::{History, View};
+use crate::history::History;
 use crate::lease::keeper::{Keeper, Standing};
 use crate::metrics::{Metrics, SyncMetrics};
 use crate::shared::{Parts, Shared};
@@ -47,7 +47,7 @@ pub async fn run(config: Config, ctx: Context) -> Result<(), RunError> {
     let instance = InstanceId::parse(&ctx.instance)
         .map_err(|error| RunError::failed("reading the instance's id", error))?;
     let history = History::new(ctx.nats.clone(), ctx.clock.clone());
-    let (view_sender, view) = watch::channel(history.look(&log_id, View::default()).await);
+    let (view_sender, view) = watch::channel(history.first_look(&log_id).await);
     let shared = Arc::new(Shared::new(Parts {
         nats: ctx.nats.clone(),
         clock: ctx.clock.clone(),
@@ -143,9 +143,8 @@ fn show_log(ctx: &Context, shared: &Shared) {
     }
     if view.foreign {
         ctx.health.set_down(HISTORY, "history follows another log");
-    } else if view.cursor.is_none() {
-        ctx.health
-            .set_degraded(HISTORY, "history has not answered yet");
+    } else if !view.answers {
+        ctx.health.set_degraded(HISTORY, "history does not answer");
     } else {
         ctx.health.set_ready(HISTORY);
     }

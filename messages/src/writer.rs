@@ -154,10 +154,12 @@ impl Writer {
     ) -> Option<Ended> {
         let now = self.shared.now();
         while let Some(publish) = self.sequencer.poll_publish(now) {
+            let trace = publish.first.and_then(|ticket| askers.trace(ticket));
+            let append = (publish, trace);
             operations.push(io::publish(
                 Arc::clone(&self.shared),
                 self.partition,
-                publish,
+                append,
             ));
         }
         while let Some(read) = self.sequencer.poll_read(now) {
@@ -201,7 +203,9 @@ impl Writer {
             let last = log.last.max(self.sequencer.end());
             self.sequencer.handle_history(cursor, last);
         }
-        if view.is_skewed() {
+        if view.foreign {
+            self.sequencer.stop(Stop::ForeignLog);
+        } else if view.is_skewed() {
             self.sequencer.stop(Stop::ClockSkew);
         }
         self.sequencer.handle_pressure(self.shared.pressure());

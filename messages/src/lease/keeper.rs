@@ -2,20 +2,17 @@
 //!
 //! One task; everything that takes long runs beside it and reports back.
 
+use super::launch::run_takeover;
+use super::probe::probed;
 use super::slot::{self, Claim};
 use super::{Board, Move, home, plan};
-use crate::sequencer::Sequencer;
 use crate::shared::Shared;
-use crate::takeover::take_over;
-use crate::writer::{Ended, Inlets, Orders, Writer};
+use crate::writer::{Ended, Orders};
 use async_nats::{HeaderMap, Subscriber};
-use chassis::backoff::{Backoff, INFRASTRUCTURE};
-use chassis::nats::RequestError;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use protocol::Partition;
 use protocol::subject::Subject;
-use rand::RngExt as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +24,6 @@ use tokio_util::sync::CancellationToken;
 const SWEEP: Duration = Duration::from_secs(1);
 /// A partition without a lease for this long is anyone's.
 const FREE_LONG: Duration = Duration::from_secs(2);
-/// How long an owner may take to say that it is alive.
-const PROBE: Duration = Duration::from_millis(100);
-/// Between the two questions, at least and at most.
-const PROBE_GAP_MS: std::ops::Range<u64> = 50..150;
-/// How much longer waits whoever is not first in line.
-const SECOND_IN_LINE: Duration = Duration::from_millis(200);
 /// How long all writers together may take to drain at the end.
 const GOODBYE: Duration = Duration::from_secs(4);
 /// Between two attempts to take a partition that was found unusable.
@@ -42,7 +33,7 @@ const STOPPED_PAUSE: Duration = Duration::from_secs(10);
 const HANDED_OVER_PAUSE: Duration = Duration::from_secs(3);
 
 /// What the keeper hears.
-enum Heard {
+pub(super) enum Heard {
     Opened(Partition, Instant),
     Ended(Partition, Ended),
     Orphan(Partition),
@@ -256,7 +247,7 @@ impl Keeper {
                 self.free_since.entry(partition).or_insert(now);
             }
         }
-        if self.shared.view.borrow().is_skewed() {
+        if self.shared.view.borrow().is_unfit() {
             for held in self.held.values() {
                 held.orders.drain.cancel();
             }
@@ -338,8 +329,8 @@ impl Keeper {
             .not_before
             .get(&partition)
             .is_some_and(|t| Instant::now() < *t);
-        let skewed = self.shared.view.borrow().is_skewed();
-        let busy = early || skewed || self.held.contains_key(&partition);
+        let unfit = self.shared.view.borrow().is_unfit();
+        let busy = early || unfit || self.held.contains_key(&partition);
         if busy || !self.probing.insert(partition) {
             return;
         }
@@ -408,129 +399,8 @@ impl Keeper {
     }
 }
 
-async fn tell(sender: &mpsc::Sender<Heard>, heard: Heard) {
+pub(super) async fn tell(sender: &mpsc::Sender<Heard>, heard: Heard) {
     if sender.send(heard).await.is_err() {
         tracing::debug!("the keeper has ended");
     }
-}
-
-/// A lease that was given back is taken at once, one whose holder is dead is an orphan's.
-async fn probed(shared: &Shared, partition: Partition, first_in_line: bool) -> Heard {
-    if first_in_line {
-        let (nats, key) = (&shared.nats, partition.lease_key());
-        if let Claim::Ours(revision) = slot::claim(nats, &key, &shared.instance, false).await {
-            return Heard::Got(partition, revision);
-        }
-    }
-    if is_orphan(shared, partition, first_in_line).await {
-        Heard::Orphan(partition)
-    } else {
-        Heard::Probed(partition)
-    }
-}
-
-/// Nobody listens, twice: a paused owner is still subscribed, so silence proves nothing.
-async fn is_orphan(shared: &Shared, partition: Partition, first_in_line: bool) -> bool {
-    let asked = || {
-        let subject = Subject::Own(partition).to_string();
-        shared
-            .nats
-            .request(subject, HeaderMap::new(), bytes::Bytes::new(), PROBE)
-    };
-    if !matches!(asked().await, Err(RequestError::NoResponders)) {
-        return false;
-    }
-    let gap_ms = rand::rng().random_range(PROBE_GAP_MS);
-    tokio::time::sleep(Duration::from_millis(gap_ms)).await;
-    if !first_in_line {
-        tokio::time::sleep(SECOND_IN_LINE).await;
-    }
-    matches!(asked().await, Err(RequestError::NoResponders))
-}
-
-/// Reads the tails and starts the writers; tries again until it succeeds or is told to end.
-async fn run_takeover(
-    shared: Arc<Shared>,
-    mut taken: BTreeMap<Partition, Orders>,
-    sender: mpsc::Sender<Heard>,
-) {
-    let since = Instant::now();
-    let mut inlets: BTreeMap<Partition, Inlets> = BTreeMap::new();
-    let mut backoff = Backoff::new(INFRASTRUCTURE);
-    let sequencers = loop {
-        // A lease that was lost or is to be handed over meanwhile needs no tail.
-        let told = |orders: &Orders| orders.stop.is_cancelled() || orders.drain.is_cancelled();
-        let gone: Vec<Partition> = taken
-            .iter()
-            .filter(|(_, orders)| told(orders))
-            .map(|(partition, _)| *partition)
-            .collect();
-        for partition in gone {
-            taken.remove(&partition);
-            tell(&sender, Heard::Ended(partition, Ended::Told)).await;
-        }
-        if taken.is_empty() {
-            return;
-        }
-        match prepare(&shared, &taken, &mut inlets).await {
-            Ok(sequencers) => break sequencers,
-            Err(error) => {
-                let wait = backoff.next_wait();
-                tracing::warn!(
-                    error = %chassis::tasks::chain(&*error),
-                    retry_in_ms = wait.as_millis(),
-                    "taking partitions over failed"
-                );
-                tokio::time::sleep(wait).await;
-            }
-        }
-    };
-    for (partition, sequencer) in sequencers {
-        let Some((orders, inlets)) = taken.remove(&partition).zip(inlets.remove(&partition)) else {
-            continue;
-        };
-        let writer = Writer {
-            shared: Arc::clone(&shared),
-            partition,
-            sequencer,
-            inlets,
-            orders,
-        };
-        let sender = sender.clone();
-        shared.tasks.spawn("writer", async move {
-            let opened = {
-                let sender = sender.clone();
-                move || {
-                    // Never full: the keeper hears a handful of things from each partition.
-                    if sender.try_send(Heard::Opened(partition, since)).is_err() {
-                        tracing::debug!("the keeper does not listen");
-                    }
-                }
-            };
-            let (shared, alone) = (Arc::clone(&writer.shared), writer.orders.alone.clone());
-            let (ended, inlets) = writer.run(opened).await;
-            tell(&sender, Heard::Ended(partition, ended)).await;
-            inlets
-                .hand_over(&shared, partition, alone.is_cancelled())
-                .await;
-        });
-    }
-}
-
-async fn prepare(
-    shared: &Shared,
-    taken: &BTreeMap<Partition, Orders>,
-    inlets: &mut BTreeMap<Partition, Inlets>,
-) -> Result<BTreeMap<Partition, Sequencer>, Box<dyn std::error::Error + Send + Sync>> {
-    let missing: Vec<Partition> = taken
-        .keys()
-        .filter(|partition| !inlets.contains_key(partition))
-        .copied()
-        .collect();
-    let opened = join_all(missing.iter().map(|p| Inlets::open(shared, *p))).await;
-    for (partition, opened) in missing.into_iter().zip(opened) {
-        inlets.insert(partition, opened?);
-    }
-    let partitions: Vec<Partition> = taken.keys().copied().collect();
-    Ok(take_over(shared, &partitions).await?)
 }

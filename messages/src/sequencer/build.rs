@@ -17,6 +17,8 @@ pub(super) struct Build {
     pub(super) changes: Vec<Change>,
     /// Its commands: a copy of one of them joins its wait.
     pub(super) commands: BTreeMap<Key, Original>,
+    /// The first request with something in it.
+    pub(super) first: Option<Ticket>,
     /// Whose rate was charged.
     pub(super) charged: Vec<(RoomId, UserId)>,
 }
@@ -43,6 +45,9 @@ impl Sequencer {
         let mut build = Build::default();
         while let Some((ticket, mut active)) = self.desk.next() {
             let full = self.advance((ticket, &mut active), &mut build, now);
+            if build.builder.event_count() > 0 {
+                build.first.get_or_insert(ticket);
+            }
             self.desk.put_back(ticket, active);
             if full {
                 self.desk.wake(ticket);
@@ -55,6 +60,7 @@ impl Sequencer {
         }
         let id = self.next_envelope();
         let payload = build.builder.finish(&id);
+        let first = build.first;
         self.flight = Some(Flight {
             id: id.clone(),
             build,
@@ -64,6 +70,7 @@ impl Sequencer {
             expected: self.partition.end,
             payload,
             events,
+            first,
         })
     }
 

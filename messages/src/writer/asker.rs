@@ -4,6 +4,7 @@ use crate::metrics::{Conflict, Result as Became};
 use crate::sequencer::{Sequencer, Ticket};
 use crate::shared::Shared;
 use async_nats::{HeaderMap, Message};
+use chassis::telemetry::{TraceId, trace_of};
 use protocol::ErrorCode;
 use protocol::request::{CommandReply, CommandResult};
 use std::collections::BTreeMap;
@@ -21,6 +22,12 @@ impl Askers {
         // Only its reply subject is needed from now on.
         message.payload = bytes::Bytes::new();
         self.waiting.insert(ticket, (message, Instant::now()));
+    }
+
+    /// The trace that a request belongs to.
+    pub(super) fn trace(&self, ticket: Ticket) -> Option<TraceId> {
+        let (message, _) = self.waiting.get(&ticket)?;
+        trace_of(message.headers.as_ref())
     }
 
     /// Sends every answer that there is.

@@ -4,10 +4,11 @@ use super::Event;
 use crate::history::View;
 use crate::metrics::{Append, Lookup as LookupKind};
 use crate::partition::{Notice, Record};
-use crate::sequencer::{Ask, Lookup, Outcome, Publish, Read, Request};
+use crate::sequencer::{Ask, Lookup, Outcome, Publish, Read, Request, Stop};
 use crate::shared::Shared;
 use async_nats::{HeaderMap, Message};
 use chassis::nats::{ApiError, PublishError, StoredMessage};
+use chassis::telemetry::{TraceId, with_trace};
 use chassis::topology::LOG_STREAM;
 use futures_util::future::BoxFuture;
 use protocol::limits::FRAME_COMMANDS_MAX;
@@ -78,10 +79,14 @@ async fn respond(shared: &Shared, message: &Message, body: Vec<u8>) {
 pub(super) fn publish(
     shared: Arc<Shared>,
     partition: Partition,
-    publish: Publish,
+    (publish, trace): (Publish, Option<TraceId>),
 ) -> BoxFuture<'static, Event> {
     Box::pin(async move {
         let since = Instant::now();
+        let headers = match trace {
+            Some(trace) => with_trace(HeaderMap::new(), trace),
+            None => HeaderMap::new(),
+        };
         if publish.events > 0 {
             #[expect(clippy::cast_precision_loss, reason = "an envelope has few events")]
             shared.metrics.append_events.observe(publish.events as f64);
@@ -89,16 +94,23 @@ pub(super) fn publish(
         let subject = Subject::Log(partition).to_string();
         let result = shared
             .nats
-            .publish_expect(
-                subject,
-                publish.payload.into(),
-                HeaderMap::new(),
-                publish.expected.0,
-            )
+            .publish_expect(subject, publish.payload.into(), headers, publish.expected.0)
             .await;
         let outcome = match result {
             Ok(ack) => {
                 shared.acknowledged(StreamSeq(ack.seq));
+                if publish.events > 0 {
+                    tracing::debug!(
+                        partition = partition.number(),
+                        position = ack.seq,
+                        events = publish.events,
+                        duration_ms = since.elapsed().as_millis(),
+                        trace.id = trace.map(tracing::field::display),
+                        "stored {} events at {}",
+                        publish.events,
+                        ack.seq
+                    );
+                }
                 Outcome::Stored(StreamSeq(ack.seq))
             }
             Err(PublishError::Conflict) => Outcome::Conflict,
@@ -249,10 +261,10 @@ pub(super) fn tell(shared: &Shared, partition: Partition, notice: &Notice) {
             );
         }
         Notice::Stopped(why) => match why {
-            crate::sequencer::Stop::Released => {
+            Stop::Released => {
                 tracing::debug!(partition = number, "partition {partition} is released");
             }
-            crate::sequencer::Stop::LogLost { end, cursor } => {
+            Stop::LogLost { end, cursor } => {
                 shared.metrics.lost_ranges_total.inc();
                 tracing::error!(
                     partition = number,
@@ -262,7 +274,13 @@ pub(super) fn tell(shared: &Shared, partition: Partition, notice: &Notice) {
                      the broker's store was lost or replaced"
                 );
             }
-            crate::sequencer::Stop::ClockSkew => {
+            Stop::ForeignLog => {
+                tracing::error!(
+                    partition = number,
+                    "partition {partition} stops: history follows another log than this one"
+                );
+            }
+            Stop::ClockSkew => {
                 tracing::error!(
                     partition = number,
                     "partition {partition} stops: this clock is too far off the broker's"
