@@ -68,6 +68,12 @@ pub(crate) fn print(
         "  logs      {}/*.log\n\n",
         data.join("log").display()
     ));
+    if !state.ops.is_empty() {
+        text.push_str(&format!(
+            "Talk from two other terminals:\n{}\n",
+            chat_lines(&state.socket)
+        ));
+    }
     text.push_str("Tokens for twelve hours, more with `natter token USER`:\n");
     for (user, name) in DEMO_USERS {
         text.push_str(&format!(
@@ -78,6 +84,25 @@ pub(crate) fn print(
     text.push_str("\nCtrl-C stops everything, in order.\n");
     say(&text);
     Ok(())
+}
+
+/// How to chat with this server, ready to be pasted.
+fn chat_lines(socket: &str) -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "natter".into());
+    let here = std::env::current_dir().unwrap_or_default();
+    let program = program.strip_prefix(&here).unwrap_or(&program);
+    let server = socket.trim_end_matches("/v1/ws");
+    let line = |user| {
+        format!(
+            "  {} chat --url {server} --user {user}\n",
+            program.display()
+        )
+    };
+    DEMO_USERS
+        .iter()
+        .take(2)
+        .map(|(user, _)| line(user))
+        .collect()
 }
 
 /// The address without a password, should there be one.

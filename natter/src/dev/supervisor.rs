@@ -30,6 +30,8 @@ const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Lines of a dead child's log in the error.
 const LOG_TAIL_LINES: usize = 15;
 
+/// A second request to stop within this is the same one: some send it to the process and to its group.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 /// How often the broker's log is looked at.
 const STORE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -72,6 +74,7 @@ pub(crate) struct Supervisor {
     store: StoreWatch,
     store_look_at: Instant,
     store_full: bool,
+    impatient_from: Instant,
 }
 
 #[derive(Debug)]
@@ -109,6 +112,7 @@ impl Supervisor {
             ),
             store_look_at: Instant::now(),
             store_full: false,
+            impatient_from: Instant::now(),
         })
     }
 
@@ -245,6 +249,7 @@ impl Supervisor {
 
     /// Stops all children, last started first. Asked a second time, it kills what is left.
     pub(crate) async fn stop(mut self) {
+        self.impatient_from = Instant::now() + SAME_REQUEST;
         let mut patient = true;
         while let Some(mut slot) = self.slots.pop() {
             let Some(mut child) = slot.child.take() else {
@@ -256,7 +261,7 @@ impl Supervisor {
                 patient = self.wait_for(&mut child, slot.spec.grace).await;
             }
             if matches!(child.try_wait(), Ok(None)) {
-                banner::note(&format!("{name} does not stop, killing it"));
+                banner::note(&format!("killing {name}, which has not stopped"));
                 send(&child, Signal::KILL);
                 self.wait_for(&mut child, slot.spec.grace).await;
             }
@@ -272,10 +277,13 @@ impl Supervisor {
             let [interrupt, terminate, _] = &mut self.asked;
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => return false,
-                _ = terminate.recv() => return false,
-                _ = self.died.recv() => {}
-                () = tokio::time::sleep_until(deadline) => {}
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = self.died.recv() => continue,
+                () = tokio::time::sleep_until(deadline) => continue,
+            }
+            if Instant::now() >= self.impatient_from {
+                return false;
             }
         }
         true
