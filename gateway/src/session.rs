@@ -197,6 +197,18 @@ impl Session {
         self.outbox.is_empty()
     }
 
+    /// Whether [`Session::poll_action`] has something.
+    #[must_use]
+    pub fn has_action(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
+    /// Whether [`Session::pump`] could go on now that messages were taken.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        !self.reads.is_empty() || self.follow.waits_for_room()
+    }
+
     /// The next thing to be done.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

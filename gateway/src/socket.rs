@@ -226,6 +226,9 @@ impl Connection {
     }
 
     fn start_actions(&self, running: &mut Running) {
+        if !self.socket.session.borrow().has_action() {
+            return;
+        }
         let viewer = {
             let session = self.socket.session.borrow();
             session.user().map(|user| Viewer {
@@ -248,9 +251,14 @@ impl Connection {
         let Some(sender) = &mut self.sender else {
             return false;
         };
-        while self.flow.has_room() {
-            let Some((message, frames)) = self.socket.session.borrow_mut().poll_message() else {
-                break;
+        loop {
+            if !self.flow.has_room() {
+                self.flow.wants_room();
+                return true;
+            }
+            let message = self.socket.session.borrow_mut().poll_message();
+            let Some((message, frames)) = message else {
+                return true;
             };
             metrics.messages_sent_total.inc();
             metrics
@@ -260,11 +268,12 @@ impl Connection {
             if sender.text(message).await.is_err() {
                 return false;
             }
-            let now = self.hub.shared().now();
-            self.hub
-                .step(&self.socket, |session, outside| session.pump(now, outside));
+            if self.socket.session.borrow().waits_for_room() {
+                let now = self.hub.shared().now();
+                self.hub
+                    .step(&self.socket, |session, outside| session.pump(now, outside));
+            }
         }
-        true
     }
 
     async fn receive(
@@ -326,6 +335,7 @@ impl Connection {
             if self.socket.session.borrow().is_quiet() {
                 break;
             }
+            self.flow.wants_room();
             if tokio::time::timeout_at(deadline, self.flow.moved.notified())
                 .await
                 .is_err()

@@ -99,6 +99,11 @@ pub(super) struct Follow {
 }
 
 impl Follow {
+    /// Whether something is held back until the queue has room.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.state == State::Behind || !self.backlog.is_empty() || !self.entering.is_empty()
+    }
+
     pub(super) fn deadline(&self) -> Option<u64> {
         let waits = |entering: &Entering| {
             (!entering.asked && entering.retry_at > 0).then_some(entering.retry_at)

@@ -24,7 +24,9 @@ pub struct Flow {
     taken: Cell<u64>,
     messages: Cell<usize>,
     waits_since: Cell<Option<Instant>>,
-    /// Notified when the connection has taken something.
+    wanted: Cell<bool>,
+    /// Notified when the connection has taken something, if [`Flow::wants_room`] was called before:
+    /// most of the time nobody waits, and a task woken for nothing costs as much as a frame.
     pub moved: Notify,
 }
 
@@ -58,7 +60,14 @@ impl Flow {
         let empty = self.taken.get() == self.sent.get();
         self.waits_since
             .set(if empty { None } else { Some(Instant::now()) });
-        self.moved.notify_one();
+        if self.wanted.take() {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Asks to be told when the connection takes something.
+    pub fn wants_room(&self) {
+        self.wanted.set(true);
     }
 
     /// Since when the connection has taken nothing although something waits.
