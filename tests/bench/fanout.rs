@@ -16,25 +16,25 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub async fn run(observers: u64) -> anyhow::Result<Value> {
     let stack = Stack::start("gateway,messages,history", &[]).await?;
     let url = stack.address("socket")?;
-    let mut sender = Socket::hello(&url, &stack.token("sender").await?).await?;
+    let token = stack.token("sender").await?;
+    let mut sender = Socket::hello(&url, &token).await?;
     let create = json!({"op": "create", "cid": cid(), "kind": "public", "name": "big"});
     let room = sender.ask(create).await?["room"].clone();
-    let mut sockets = Vec::new();
+    drop(sender);
+    // Each reads from the start: joins fan out too, and who reads nothing is sent away.
+    let mut readers = Vec::new();
     for observer in 0..observers {
         let token = stack.token(&format!("observer{observer}")).await?;
         let mut socket = Socket::hello(&url, &token).await?;
         socket
             .ask(json!({"op": "join", "cid": cid(), "room": room}))
             .await?;
-        sockets.push(socket);
+        readers.push(tokio::spawn(socket.count_messages(MESSAGES)));
     }
+    let mut sender = Socket::hello(&url, &token).await?;
     let idle_memory = stack.memory("gateway")?;
     let before = stack.cpu("gateway")?;
     let start = Instant::now();
-    let readers: Vec<_> = sockets
-        .into_iter()
-        .map(|socket| tokio::spawn(socket.count_messages(MESSAGES)))
-        .collect();
     let mut ticks = tokio::time::interval(INTERVAL);
     for _ in 0..MESSAGES {
         ticks.tick().await;
