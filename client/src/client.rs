@@ -25,10 +25,16 @@ use tokio::sync::{mpsc, oneshot};
 /// Requests that wait for the client's task; a caller beyond waits.
 const REQUESTS_MAX: usize = 256;
 
-/// No token could be had; the client tries again later.
+/// No token could be had.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TokenError(pub String);
+pub enum TokenError {
+    /// Not now; the client tries again later. The text says why.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Never again; the client stops.
+    #[error("the token has expired and there is no other")]
+    Expired,
+}
 
 /// Where tokens come from.
 pub trait TokenSource: std::marker::Send + Sync {
@@ -39,16 +45,21 @@ pub trait TokenSource: std::marker::Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Result<String, TokenError>> + std::marker::Send + '_>>;
 }
 
-/// Always the same token.
+/// One token and no other: when it has expired, the client stops.
 #[derive(Clone, Debug)]
 pub struct StaticToken(pub String);
 
 impl TokenSource for StaticToken {
     fn token(
         &self,
-        _fresh: bool,
+        fresh: bool,
     ) -> Pin<Box<dyn Future<Output = Result<String, TokenError>> + std::marker::Send + '_>> {
-        Box::pin(std::future::ready(Ok(self.0.clone())))
+        let token = if fresh {
+            Err(TokenError::Expired)
+        } else {
+            Ok(self.0.clone())
+        };
+        Box::pin(std::future::ready(token))
     }
 }
 

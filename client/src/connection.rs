@@ -46,6 +46,8 @@ pub enum StopReason {
     },
     /// `hello` was refused for good.
     Refused(protocol::Refusal),
+    /// The token has expired and there is no other.
+    TokenExpired,
     /// The token is another user's than the one this store belongs to.
     OtherUser,
     /// The store failed; going on could lose or repeat something.

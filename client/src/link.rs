@@ -41,6 +41,8 @@ pub(crate) enum LinkEvent {
     },
     /// A new token for a socket in use.
     Token { link: LinkId, token: String },
+    /// There will never be a token again.
+    NoToken,
 }
 
 /// What the shell tells a link's task.
@@ -83,6 +85,10 @@ pub(crate) async fn run(
             }
             carry(link, socket, &events, &mut outgoing).await
         }
+        Err(LinkError::Token(TokenError::Expired)) => {
+            drop(events.send(LinkEvent::NoToken).await);
+            return;
+        }
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::debug!(%error, cause, "no connection");
@@ -97,6 +103,7 @@ pub(crate) async fn run(
 pub(crate) async fn refresh(link: LinkId, config: Arc<Config>, events: mpsc::Sender<LinkEvent>) {
     match token(&config, true).await {
         Ok(token) => drop(events.send(LinkEvent::Token { link, token }).await),
+        // The socket is good until its token ends; then the next one asks again.
         Err(error) => tracing::warn!(%error, "the token could not be refreshed"),
     }
 }

@@ -307,6 +307,7 @@ impl Shell {
                 self.core.handle_closed(link, close, now);
             }
             LinkEvent::Token { link, token } => self.core.handle_token(link, token, now),
+            LinkEvent::NoToken => self.core.stop(StopReason::TokenExpired, now),
         }
     }
 

@@ -170,6 +170,10 @@ struct Chat {
     client: Client,
     me: Option<UserId>,
     wanted: Option<Wanted>,
+    /// What was wanted and is shown as the store had it; the server may not know it any more.
+    unconfirmed: Option<Wanted>,
+    /// What was typed before there was a room.
+    early: Vec<Input>,
     room: Option<RoomId>,
     /// Events up to here are on the screen.
     shown: Seq,
@@ -185,6 +189,8 @@ impl Chat {
             client,
             me: None,
             wanted: Some(wanted),
+            unconfirmed: None,
+            early: Vec::new(),
             room: None,
             shown: Seq(0),
             connected: false,
@@ -216,13 +222,18 @@ impl Chat {
                 Event::Line(None) => {
                     last_word = Some(tokio::time::Instant::now() + LAST_WORDS_MAX);
                 }
+                Event::Update(Some(Update::Connection(ConnectionState::Stopped(reason)))) => {
+                    say(&format!("-- stopped: {}", show::stopped(&reason)));
+                    self.client.close().await;
+                    return Ok(ExitCode::FAILURE);
+                }
                 Event::Update(Some(update)) => self.handle_update(update).await?,
                 Event::Update(None) => break,
                 Event::Answer(answer) => self.handle_answer(answer).await?,
                 Event::LastWord => {
                     let idle = self.client.status().await?.is_idle && self.answers.is_empty();
                     let late = last_word.is_some_and(|at| at <= tokio::time::Instant::now());
-                    if (idle && self.wanted.is_none()) || late {
+                    if (idle && self.wanted.is_none() && self.early.is_empty()) || late {
                         break;
                     }
                 }
@@ -242,7 +253,7 @@ impl Chat {
         });
         if let Some(snapshot) = found {
             let room = snapshot.room.clone();
-            self.wanted = None;
+            self.unconfirmed = self.wanted.take();
             self.go(room).await?;
         }
         Ok(())
@@ -283,11 +294,33 @@ impl Chat {
             say(&line);
         }
         self.shown = view.last;
+        // Those of an earlier session are followed like those of this one.
+        for line in &view.lines {
+            if let Line::Pending {
+                cid,
+                text,
+                failed: None,
+                ..
+            } = line
+            {
+                let own = Own {
+                    text: text.clone(),
+                    waits: true,
+                    was_sent: false,
+                };
+                self.own.entry(*cid).or_insert(own);
+            }
+        }
     }
 
     async fn handle_answer(&mut self, answer: Answer) -> anyhow::Result<()> {
         match answer {
-            Answer::Go(room) => self.go(room).await?,
+            Answer::Go(room) => {
+                self.go(room).await?;
+                for input in std::mem::take(&mut self.early) {
+                    self.handle_input(input).await?;
+                }
+            }
             Answer::Filled(room, had) => {
                 if self.room.as_ref() == Some(&room)
                     && let Some(view) = self.client.view(&room).await?
@@ -316,7 +349,10 @@ impl Chat {
                 }
                 self.me = Some(hello.user.clone());
             }
-            Update::Live => self.look_for_wanted(),
+            Update::Live => {
+                self.unconfirmed = None;
+                self.look_for_wanted();
+            }
             Update::Room(room) => {
                 // Its state came after it was entered, or it is known afresh after a long absence.
                 if self.room.as_ref() == Some(&room) && self.shown == Seq(0) {
@@ -336,6 +372,7 @@ impl Chat {
                 if self.room.as_ref() == Some(&room) {
                     say("-- you are not in this room any more; /join goes to another");
                     self.room = None;
+                    self.wanted = self.unconfirmed.take();
                 }
             }
             Update::Delivery { cid, delivery, .. } => self.show_delivery(cid, delivery),
@@ -418,7 +455,11 @@ impl Chat {
             | Input::Members
             | Input::Leave => match self.room.clone() {
                 Some(room) => self.handle_in_room(input, room).await?,
-                None => say("-- no room yet; it comes with the connection, or with /join"),
+                None if self.early.len() < QUEUE_MAX => {
+                    say("-- kept until there is a room; /join goes to one");
+                    self.early.push(input);
+                }
+                None => say("-- too much is kept already"),
             },
         }
         Ok(true)

@@ -123,7 +123,7 @@ impl TokenSource for DevTokens {
                 return Ok(token);
             }
             let made = self.server.make(&self.user).await;
-            let token = made.map_err(|error| TokenError(format!("{error:#}")))?;
+            let token = made.map_err(|error| TokenError::Unavailable(format!("{error:#}")))?;
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
             Ok(token)
         })

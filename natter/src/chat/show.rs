@@ -236,20 +236,18 @@ pub(crate) fn connection(state: &ConnectionState, now: Timestamp) -> Option<Stri
     }
 }
 
-fn stopped(reason: &StopReason) -> String {
+/// Why no further attempt is made.
+pub(crate) fn stopped(reason: &StopReason) -> String {
     match reason {
         StopReason::Closed => "closed".to_owned(),
         StopReason::CloseCode { code, reason } => {
             format!("the server closed with {code} {}", harmless(reason))
         }
         StopReason::Refused(refusal) => {
-            format!(
-                "{}: {}. {}",
-                refusal.code.slug(),
-                refusal.msg,
-                refusal.code.remedy()
-            )
+            let (code, msg) = (refusal.code, harmless(&refusal.msg));
+            format!("{}: {msg} {}", code.slug(), code.remedy())
         }
+        StopReason::TokenExpired => "the token has expired; a new one is needed".to_owned(),
         StopReason::OtherUser => "this store belongs to another user".to_owned(),
         StopReason::Store(error) => format!("the store failed: {error}"),
     }
