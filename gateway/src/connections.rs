@@ -5,41 +5,26 @@ use protocol::limits::{DEVICE_SOCKETS_MAX, USER_SOCKETS_MAX};
 use protocol::{ConnId, DeviceId, UserId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 /// The way to close a socket from another thread; the first code counts.
 #[derive(Debug, Clone)]
-pub struct Control(Arc<watch::Sender<Option<CloseCode>>>);
-
-impl Default for Control {
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(None)))
-    }
-}
+pub struct Control(Arc<Mutex<Option<oneshot::Sender<CloseCode>>>>);
 
 impl Control {
-    /// Asks the socket to close with this code.
-    pub fn close(&self, code: CloseCode) {
-        self.0.send_if_modified(|known| {
-            let first = known.is_none();
-            known.get_or_insert(code);
-            first
-        });
+    /// A control, and what its socket waits for.
+    #[must_use]
+    pub fn new() -> (Self, oneshot::Receiver<CloseCode>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
     }
 
-    /// Waits until the socket is asked to close.
-    ///
-    /// Cancel safety: safe.
-    pub async fn closed(&self) -> CloseCode {
-        let mut receiver = self.0.subscribe();
-        loop {
-            if let Some(code) = *receiver.borrow_and_update() {
-                return code;
-            }
-            if receiver.changed().await.is_err() {
-                // We hold the sender ourselves.
-                std::future::pending::<()>().await;
-            }
+    /// Asks the socket to close with this code.
+    pub fn close(&self, code: CloseCode) {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sender) = sender {
+            // A socket that is gone needs no closing.
+            sender.send(code).ok();
         }
     }
 }
@@ -117,24 +102,25 @@ impl Connections {
 mod tests {
     use super::*;
 
-    fn open(connections: &Connections, device: &str, n: usize) -> (Control, Result<(), CloseCode>) {
-        let control = Control::default();
+    type Open = (oneshot::Receiver<CloseCode>, Result<(), CloseCode>);
+
+    fn open(connections: &Connections, device: &str, n: usize) -> Open {
+        let (control, closed) = Control::new();
         let device = DeviceId::parse(device).ok();
         let conn = ConnId::parse(&format!("c{n}")).unwrap();
         let user = UserId::parse("alice").unwrap();
         let admitted = connections.admit(&user, device.as_ref(), &conn, &control);
-        (control, admitted)
-    }
-
-    fn code(control: &Control) -> Option<CloseCode> {
-        *control.0.borrow()
+        (closed, admitted)
     }
 
     #[test]
     fn a_third_socket_of_a_device_replaces_the_oldest() {
         let connections = Connections::default();
-        let sockets: Vec<_> = (0..4).map(|n| open(&connections, "d1", n)).collect();
-        let codes: Vec<_> = sockets.iter().map(|(control, _)| code(control)).collect();
+        let mut sockets: Vec<_> = (0..4).map(|n| open(&connections, "d1", n)).collect();
+        let codes: Vec<_> = sockets
+            .iter_mut()
+            .map(|(closed, _)| closed.try_recv().ok())
+            .collect();
         let replaced = Some(CloseCode::Replaced);
         assert_eq!(codes, [replaced, replaced, None, None]);
     }
@@ -158,11 +144,11 @@ mod tests {
         assert!(!connections.has(&alice));
     }
 
-    #[tokio::test]
-    async fn a_socket_hears_the_first_code_only_also_if_it_listens_late() {
-        let control = Control::default();
+    #[test]
+    fn a_socket_hears_the_first_code_only_also_if_it_listens_late() {
+        let (control, mut closed) = Control::new();
         control.close(CloseCode::Replaced);
         control.close(CloseCode::Restart);
-        assert_eq!(control.closed().await, CloseCode::Replaced);
+        assert_eq!(closed.try_recv(), Ok(CloseCode::Replaced));
     }
 }

@@ -11,13 +11,14 @@ use crate::ring::record::{Entry, Record, Turn};
 use crate::session::Session;
 use crate::session::outside::{Outside, Span, Verdict, Watch};
 use crate::shared::Shared;
+use crate::socket::alarm::Alarm;
 use protocol::error::CloseCode;
 use protocol::{ConnId, DeviceId, LogId, Refusal, RoomId, StreamSeq, UserId};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 
 /// Records delivered before other tasks of the worker get their turn. Sockets are woken after each
 /// such batch, so their frames leave together.
@@ -33,7 +34,7 @@ pub struct Socket {
     /// How others close it.
     pub control: Control,
     /// Wakes its task.
-    pub wake: Notify,
+    pub wake: Alarm,
     /// Whether it is among those to be woken after this batch.
     queued: Cell<bool>,
     /// Whether it is among its user's sockets.
@@ -133,19 +134,20 @@ impl Hub {
         &self.shared
     }
 
-    /// A socket was opened on this worker.
-    pub fn open(&self, conn: ConnId) -> Rc<Socket> {
+    /// A socket was opened; it has to close when the receiver says so.
+    pub fn open(&self, conn: ConnId) -> (Rc<Socket>, oneshot::Receiver<CloseCode>) {
+        let (control, closed) = Control::new();
         let socket = Rc::new(Socket {
             session: RefCell::new(Session::new(conn.clone(), self.shared.now())),
             conn,
-            control: Control::default(),
-            wake: Notify::new(),
+            control,
+            wake: Alarm::default(),
             queued: Cell::new(false),
             known: Cell::new(false),
             behind: Cell::new(false),
         });
         self.sockets.borrow_mut().push(Rc::clone(&socket));
-        socket
+        (socket, closed)
     }
 
     /// The socket is gone.
@@ -381,7 +383,7 @@ impl Hub {
     fn flush(&self) {
         for socket in self.woken.take() {
             socket.queued.set(false);
-            socket.wake.notify_one();
+            socket.wake.ring();
         }
     }
 }

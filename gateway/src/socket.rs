@@ -3,6 +3,7 @@
 //! It decides nothing about the protocol. Transport rules are here: frames that are too large (1009),
 //! text that is not UTF-8 (1007), other breaches (1002), a peer that takes nothing (4002).
 
+pub mod alarm;
 pub mod flow;
 pub mod guard;
 
@@ -30,6 +31,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// The subprotocol; a client that offers none gets the same words.
@@ -78,7 +80,7 @@ pub async fn upgrade(
     let response = response
         .map_body(|_, body| Counted::new(body, counted))
         .map_into_boxed_body();
-    let socket = hub.open(conn_id());
+    let (socket, closed) = hub.open(conn_id());
     let shared = Arc::clone(hub.shared());
     let connection = Connection {
         hub,
@@ -90,7 +92,7 @@ pub async fn upgrade(
     shared
         .ctx
         .tasks
-        .spawn_local("socket", connection.run(stream));
+        .spawn_local("socket", connection.run(stream, closed));
     Ok(response)
 }
 
@@ -124,7 +126,11 @@ impl Drop for Registered {
 }
 
 impl Connection {
-    async fn run(mut self, mut stream: AggregatedMessageStream) {
+    async fn run(
+        mut self,
+        mut stream: AggregatedMessageStream,
+        closed: oneshot::Receiver<CloseCode>,
+    ) {
         let shared = Arc::clone(self.hub.shared());
         shared.metrics.sockets.inc();
         shared.metrics.sockets_opened_total.inc();
@@ -132,7 +138,7 @@ impl Connection {
             hub: Rc::clone(&self.hub),
             socket: Rc::clone(&self.socket),
         };
-        let end = self.converse(&mut stream).await;
+        let end = self.converse(&mut stream, closed).await;
         drop(registered);
         let cause = match &end {
             End::Ours(code) => cause(*code),
@@ -157,12 +163,13 @@ impl Connection {
         }
     }
 
-    async fn converse(&mut self, stream: &mut AggregatedMessageStream) -> End {
+    async fn converse(
+        &mut self,
+        stream: &mut AggregatedMessageStream,
+        mut closed: oneshot::Receiver<CloseCode>,
+    ) -> End {
         let shared = Arc::clone(self.hub.shared());
         let mut running = Running::new();
-        let control = self.socket.control.clone();
-        let closed = control.closed();
-        tokio::pin!(closed);
         let sleep = tokio::time::sleep_until(Instant::now());
         tokio::pin!(sleep);
         loop {
@@ -181,19 +188,21 @@ impl Connection {
             }
             tokio::select! {
                 biased;
-                code = &mut closed => self.step(|session, _, _| session.handle_close(code)),
+                Ok(code) = &mut closed => {
+                    self.step(|session, _, _| session.handle_close(code));
+                }
                 message = stream.recv() => {
                     if let Some(end) = self.receive(message).await {
                         return end;
                     }
                 }
-                Some((ticket, outcome)) = running.next() => {
+                Some((ticket, outcome)) = running.next(), if !running.is_empty() => {
                     self.step(|session, now, outside| {
                         session.handle_outcome(now, ticket, outcome, outside);
                     });
                 }
-                () = self.socket.wake.notified() => {}
-                () = self.flow.moved.notified() => {}
+                () = self.socket.wake.rings() => {}
+                () = self.flow.moved.rings() => {}
                 () = &mut sleep => {
                     if self.flow.waits_since().is_some_and(|since| since.elapsed() >= STALLED) {
                         return End::Lost(SocketEnd::Stalled);
@@ -336,7 +345,7 @@ impl Connection {
                 break;
             }
             self.flow.wants_room();
-            if tokio::time::timeout_at(deadline, self.flow.moved.notified())
+            if tokio::time::timeout_at(deadline, self.flow.moved.rings())
                 .await
                 .is_err()
             {

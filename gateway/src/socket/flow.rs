@@ -3,13 +3,13 @@
 //! The library's channel holds 32 messages of any size, and a full one blocks its sender; so what is
 //! in it is counted here, from the moment of sending until the connection asks for the bytes.
 
+use super::alarm::Alarm;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::Bytes;
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Bytes between this task and the connection: enough to keep a fast reader busy.
@@ -25,9 +25,9 @@ pub struct Flow {
     messages: Cell<usize>,
     waits_since: Cell<Option<Instant>>,
     wanted: Cell<bool>,
-    /// Notified when the connection has taken something, if [`Flow::wants_room`] was called before:
+    /// Rings when the connection has taken something, if [`Flow::wants_room`] was called before:
     /// most of the time nobody waits, and a task woken for nothing costs as much as a frame.
-    pub moved: Notify,
+    pub moved: Alarm,
 }
 
 impl Flow {
@@ -61,7 +61,7 @@ impl Flow {
         self.waits_since
             .set(if empty { None } else { Some(Instant::now()) });
         if self.wanted.take() {
-            self.moved.notify_one();
+            self.moved.ring();
         }
     }
 
