@@ -78,6 +78,7 @@ impl Writer {
         let mut askers = Askers::default();
         let mut operations: FuturesUnordered<BoxFuture<'static, Event>> = FuturesUnordered::new();
         let (mut opened, mut ended, mut draining) = (Some(opened), None, None::<Instant>);
+        let mut ticked = Instant::now();
         while ended.is_none() {
             if let Some(why) = self.pump(&mut askers, &mut operations).await {
                 ended = Some(why);
@@ -94,7 +95,7 @@ impl Writer {
             if ended.is_some() {
                 break;
             }
-            let event = self.next(&mut operations, draining.is_some()).await;
+            let event = self.next(&mut operations, draining.is_some(), ticked).await;
             let now = self.shared.now();
             match event {
                 Event::Commands(messages) if draining.is_some() => {
@@ -112,7 +113,10 @@ impl Writer {
                 }
                 Event::Tail(id, tail) => self.sequencer.handle_tail(now, id, tail),
                 Event::Answer(id, answer) => self.sequencer.handle_answer(id, answer),
-                Event::Tick => self.tick(),
+                Event::Tick => {
+                    ticked = Instant::now();
+                    self.tick();
+                }
                 Event::Drain => draining = Some(Instant::now() + DRAIN),
                 Event::Stop => ended = Some(Ended::Told),
             }
@@ -124,11 +128,15 @@ impl Writer {
         (ended.unwrap_or(Ended::Told), self.inlets)
     }
 
+    /// The next tick is due a while after the last one, however much else happens: memory is bounded
+    /// and waiting commands are given up by it.
+    ///
     /// Cancel safety: safe, each branch either has its event or leaves it where it was.
     async fn next(
         &mut self,
         operations: &mut FuturesUnordered<BoxFuture<'static, Event>>,
         draining: bool,
+        ticked: Instant,
     ) -> Event {
         let tick = if self.sequencer.is_idle() {
             IDLE_TICK
@@ -139,10 +147,10 @@ impl Writer {
             biased;
             () = self.orders.stop.cancelled() => Event::Stop,
             () = self.orders.drain.cancelled(), if !draining => Event::Drain,
+            () = tokio::time::sleep_until(ticked + tick) => Event::Tick,
             Some(event) = operations.next(), if !operations.is_empty() => event,
             Some(message) = self.inlets.alive.next() => Event::Alive(message),
             Some(messages) = self.inlets.commands.next() => Event::Commands(messages),
-            () = tokio::time::sleep(tick) => Event::Tick,
         }
     }
 
