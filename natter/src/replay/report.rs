@@ -90,7 +90,7 @@ impl Report {
         }
         let received: Vec<String> = verdict.received.iter().map(u64::to_string).collect();
         text.push_str(&format!(
-            "\nsent          {:>8}\nacked         {:>8}   p50 {p50} ms, p99 {p99} ms, max {max} ms, \
+            "\nsent          {:>8}\nacked         {:>8}   p50 {p50} ms, p99 {p99} ms, max {max} ms from queued, connecting and \
              rate limits included\nstored        {:>8}   of {} events\nreceived      {}\n\n\
              lost          {:>8}\nduplicated    {:>8}\nout of order  {:>8}\ngaps          {:>8}\n\
              differences   {:>8}   archive against acks, commands and observers\n",
