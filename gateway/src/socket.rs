@@ -315,23 +315,27 @@ impl Connection {
             // The protocol is text.
             Some(Ok(AggregatedMessage::Binary(_))) => Some(End::Ours(CloseCode::Protocol)),
             Some(Ok(AggregatedMessage::Close(reason))) => Some(End::Theirs(reason)),
-            Some(Err(error)) => Some(End::Ours(self.breach(&error))),
+            Some(Err(error)) => Some(self.breach(&error)),
             None => Some(End::Lost(SocketEnd::Lost)),
         }
     }
 
-    fn breach(&self, error: &ProtocolError) -> CloseCode {
+    fn breach(&self, error: &ProtocolError) -> End {
         if self.refused.get() || matches!(error, ProtocolError::Overflow) {
-            return CloseCode::TooLarge;
+            return End::Ours(CloseCode::TooLarge);
+        }
+        let ProtocolError::Io(io) = error else {
+            return End::Ours(CloseCode::Protocol);
+        };
+        if io.kind() != std::io::ErrorKind::InvalidData {
+            return End::Lost(SocketEnd::Lost);
         }
         // The library has no variant for text that is not UTF-8.
-        if let ProtocolError::Io(io) = error
-            && io.kind() == std::io::ErrorKind::InvalidData
-            && io.to_string().contains("utf-8")
-        {
-            return CloseCode::BadUtf8;
-        }
-        CloseCode::Protocol
+        End::Ours(if io.to_string().contains("utf-8") {
+            CloseCode::BadUtf8
+        } else {
+            CloseCode::Protocol
+        })
     }
 
     /// Writes what is queued before the close frame, if the peer takes it in time.
