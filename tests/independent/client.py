@@ -16,7 +16,9 @@ import sys
 import time
 import urllib.request
 
-from websocket import CONTINUATION, TEXT, Closed, WebSocket
+sys.dont_write_bytecode = True  # A test leaves nothing behind in the tree.
+
+from websocket import CONTINUATION, TEXT, Closed, WebSocket  # noqa: E402
 
 PROTOCOL = "natter.v1.json"
 
