@@ -132,14 +132,7 @@ async fn a_service_that_is_asked_to_stop_stops_in_order() {
     for part in [Part::Messages, Part::History] {
         let pid = stack.pid(part);
         stack.signal(part, Signal::TERM);
-        tests::eventually(tests::PATIENCE, async || {
-            if stack.pid(part) == pid {
-                Err("it runs on")
-            } else {
-                Ok(())
-            }
-        })
-        .await;
+        stack.is_started_again(part, pid).await;
         stack.is_ready().await;
         alice
             .insists(tests::message(&room, part.name()))

@@ -192,9 +192,14 @@ impl Stack {
 
     /// The process id of a part.
     pub fn pid(&self, part: Part) -> u32 {
+        let pid = self.pid_now(part);
+        pid.unwrap_or_else(|| panic!("{} has no process id", part.name()))
+    }
+
+    /// The same; none while its file is being written.
+    fn pid_now(&self, part: Part) -> Option<u32> {
         let file = self.data.join("run").join(format!("{}.pid", part.name()));
-        let text = std::fs::read_to_string(&file).expect("natter dev writes process ids");
-        text.trim().parse().expect("a process id is a number")
+        std::fs::read_to_string(file).ok()?.trim().parse().ok()
     }
 
     /// The process id of `natter dev`.
@@ -211,9 +216,14 @@ impl Stack {
     pub async fn kills(&self, part: Part) {
         let killed = self.pid(part);
         send(killed, Signal::KILL);
-        eventually(PATIENCE, async || match self.pid(part) {
-            pid if pid == killed => Err(format!("{} is not started again", part.name())),
-            _ => Ok(()),
+        self.is_started_again(part, killed).await;
+    }
+
+    /// Waits until a part runs that is not this process.
+    pub async fn is_started_again(&self, part: Part, ended: u32) {
+        eventually(PATIENCE, async || match self.pid_now(part) {
+            Some(pid) if pid != ended => Ok(()),
+            _ => Err(format!("{} is not started again", part.name())),
         })
         .await;
     }
