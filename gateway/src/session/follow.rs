@@ -5,9 +5,12 @@
 //! back behind: what is queued is still sent, its place in the log is remembered, and nothing is
 //! sent twice. Who is a member is judged event by event, so every place has its own memberships.
 
-use super::hello::{parse, state};
-use super::outside::{Action, Outcome, Outside, Span, Watch};
-use super::{Purpose, Session, frame};
+mod catch_up;
+mod enter;
+
+use self::enter::Entering;
+use super::outside::{Outside, Span, Watch};
+use super::{Session, frame};
 use crate::moment::Moment;
 use crate::ring::record::{Entry, Record, Turn};
 use bytestring::ByteString;
@@ -15,14 +18,10 @@ use protocol::cursor::Cursor;
 use protocol::error::CloseCode;
 use protocol::frame::{Gone, ServerEvent};
 use protocol::limits::{RESUME_EVENTS_MAX, RESUME_ROOM_EVENTS_MAX};
-use protocol::query::{CatchUp, Missed, Query, Snapshots};
 use protocol::{RoomId, Seq, StreamSeq};
-use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// States of entered rooms that are asked for at once.
-const ENTERING_AT_ONCE: usize = 4;
 /// From a failed question to the next.
 const RETRY_MS: u64 = 1_000;
 /// A socket that cannot catch up for this long is told to try another gateway.
@@ -55,18 +54,6 @@ enum State {
     Behind,
     /// The worker delivers.
     Attached,
-}
-
-/// A room whose `state` is under way.
-#[derive(Debug)]
-struct Entering {
-    /// The record that made the user a member.
-    since: StreamSeq,
-    /// The state must be no older than this: in a catch-up the client may hold more of the room than
-    /// its cursor says, and a state takes it back to where the state is.
-    at_least: StreamSeq,
-    asked: bool,
-    retry_at: u64,
 }
 
 /// What became of an event.
@@ -238,114 +225,6 @@ impl Session {
         self.watches.push_back(Watch::Remove(entry.room.clone()));
     }
 
-    fn enter(&mut self, position: StreamSeq, at_least: StreamSeq, room: &RoomId) {
-        let entering = self
-            .follow
-            .entering
-            .entry(room.clone())
-            .or_insert(Entering {
-                since: position,
-                at_least,
-                asked: false,
-                retry_at: 0,
-            });
-        entering.since = entering.since.max(position);
-        entering.at_least = entering.at_least.max(at_least);
-        self.start_entering(0);
-    }
-
-    fn start_entering(&mut self, ticks: u64) {
-        let mut running = self
-            .follow
-            .entering
-            .values()
-            .filter(|entering| entering.asked)
-            .count();
-        while running < ENTERING_AT_ONCE && !self.outbox.is_paced() {
-            let waiting = self
-                .follow
-                .entering
-                .iter_mut()
-                .find(|(_, entering)| !entering.asked && entering.retry_at <= ticks);
-            let Some((room, entering)) = waiting else {
-                return;
-            };
-            entering.asked = true;
-            let (room, min_seq) = (room.clone(), entering.at_least);
-            let Some(viewer) = self.viewer() else { return };
-            let query = Query::Snapshots {
-                viewer,
-                rooms: Some(vec![room.clone()]),
-                window_rooms: 1,
-                window_timeline: self.follow.window_timeline,
-            };
-            let ticket = self.ticket(Purpose::Enter(room));
-            self.actions.push_back(Action::Ask {
-                ticket,
-                query: Box::new(query),
-                min_seq,
-            });
-            running += 1;
-        }
-    }
-
-    pub(super) fn enter_outcome(
-        &mut self,
-        now: Moment,
-        room: &RoomId,
-        outcome: Outcome,
-        outside: &dyn Outside,
-    ) {
-        let Some(entering) = self.follow.entering.get_mut(room) else {
-            return;
-        };
-        entering.asked = false;
-        let answer = match outcome {
-            Outcome::Answer(Ok(answered)) => {
-                parse::<Snapshots>(&answered).map(|answer| (answered.applied, answer))
-            }
-            Outcome::Answer(Err(_)) | Outcome::Sent(_) | Outcome::Introduced(_) => None,
-        };
-        let Some((applied, answer)) = answer else {
-            entering.retry_at = now.ticks + RETRY_MS;
-            return;
-        };
-        let since = entering.since;
-        // Without a role it is a public room that the user has left again.
-        let found = answer.rooms.into_iter().find(|state| state.room == *room);
-        match found.filter(|state| state.role.is_some() || state.room.is_own()) {
-            None if applied < since => {}
-            None => {
-                self.follow.entering.remove(room);
-            }
-            Some(snapshot) => {
-                self.follow.entering.remove(room);
-                let (at, event) = state(snapshot);
-                self.push(&event);
-                self.follow.rooms.insert(room.clone(), at);
-                self.watches.push_back(Watch::Add(room.clone()));
-                // A fresh cursor follows, or a resume would find the room entered again.
-                self.follow.announced = false;
-                self.rewind(now, applied, outside);
-            }
-        }
-    }
-
-    /// What came in a room while its state was under way has passed by: it is pulled from memory.
-    fn rewind(&mut self, now: Moment, applied: StreamSeq, outside: &dyn Outside) {
-        match self.follow.state {
-            State::Attached if applied < outside.position() => {
-                self.follow.next = Place::behind(applied);
-                self.fall_behind(now);
-                self.watches.push_back(Watch::Nothing);
-            }
-            State::Behind => {
-                self.follow.next = self.follow.next.min(Place::behind(applied));
-            }
-            State::Attached | State::Idle => {}
-        }
-    }
-
     pub(super) fn pump_follow(&mut self, now: Moment, outside: &dyn Outside) {
         if self.follow.retry_at.is_some_and(|at| at <= now.ticks) {
             self.follow.retry_at = None;
@@ -474,155 +353,5 @@ impl Session {
         counts.retain(|room, _| !ended.contains(room));
         counts.values().any(|count| *count > RESUME_ROOM_EVENTS_MAX)
             || counts.values().sum::<usize>() > RESUME_EVENTS_MAX
-    }
-
-    fn ask_catch_up(&mut self, outside: &dyn Outside) {
-        let Some(viewer) = self.viewer() else { return };
-        let after = self.follow.next.position.before();
-        let head = outside
-            .head()
-            .map(|(_, position)| position)
-            .unwrap_or_default();
-        let window_timeline = self.follow.window_timeline;
-        let ticket = self.ticket(Purpose::CatchUp);
-        let query = Box::new(Query::CatchUp {
-            viewer,
-            after,
-            window_timeline,
-        });
-        self.actions.push_back(Action::Ask {
-            ticket,
-            query,
-            min_seq: head.max(after),
-        });
-        self.follow.asked = true;
-    }
-
-    pub(super) fn catch_up_outcome(
-        &mut self,
-        now: Moment,
-        outcome: Outcome,
-        outside: &dyn Outside,
-    ) {
-        self.follow.asked = false;
-        let after = self.follow.next.position.before();
-        let answer = match outcome {
-            Outcome::Answer(Ok(answered)) => {
-                parse::<CatchUp>(&answered).map(|answer| (answered.applied, answer))
-            }
-            Outcome::Answer(Err(_)) | Outcome::Sent(_) | Outcome::Introduced(_) => None,
-        };
-        match answer {
-            Some((applied, answer)) if answer.known => self.take_catch_up(applied, answer, outside),
-            // Memory still has it all: then it comes one by one, however much it is.
-            Some(_) | None if self.is_in_memory(after, outside) => {}
-            Some(_) => self.close(CloseCode::LagUnrecoverable),
-            None => self.follow.retry_at = Some(now.ticks + RETRY_MS),
-        }
-    }
-
-    fn is_in_memory(&self, after: StreamSeq, outside: &dyn Outside) -> bool {
-        let span = Span {
-            after,
-            to: after,
-            max: 1,
-        };
-        self.user().is_some_and(|user| {
-            outside
-                .wanted(user, &mut std::iter::empty(), span)
-                .is_some()
-        })
-    }
-
-    /// Takes over what history says was missed: its lines, its memberships, its place.
-    pub(super) fn take_catch_up(
-        &mut self,
-        applied: StreamSeq,
-        answer: CatchUp,
-        outside: &dyn Outside,
-    ) {
-        let old = std::mem::take(&mut self.follow.rooms);
-        let mut at: BTreeMap<RoomId, Seq> = BTreeMap::new();
-        for missed in answer.missed {
-            let (room, seq) = match missed {
-                Missed::Events { room, events, gone } => {
-                    let seq = self.queue_missed(old.get(&room).copied(), &events);
-                    if gone {
-                        let gone = ServerEvent::Gone(Gone { room: room.clone() });
-                        self.follow.backlog.push_back(frame(&gone));
-                    }
-                    (room, seq)
-                }
-                Missed::Skip(skip) => {
-                    let (room, seq) = (skip.state.room.clone(), skip.state.at);
-                    self.follow
-                        .backlog
-                        .push_back(frame(&ServerEvent::Skip(skip)));
-                    (room, seq)
-                }
-                Missed::State(snapshot) => {
-                    let room = snapshot.room.clone();
-                    let (seq, event) = state(*snapshot);
-                    self.follow.backlog.push_back(frame(&event));
-                    (room, seq)
-                }
-            };
-            at.insert(room, seq);
-        }
-        let mut rooms: BTreeMap<RoomId, Seq> = BTreeMap::new();
-        for room in answer.rooms {
-            let seq = at
-                .get(&room)
-                .or_else(|| old.get(&room))
-                .copied()
-                .unwrap_or_default();
-            rooms.insert(room, seq);
-        }
-        if let Some(who) = &self.who {
-            let own = who.own.clone();
-            let seq = at
-                .get(&own)
-                .or_else(|| old.get(&own))
-                .copied()
-                .unwrap_or_default();
-            rooms.entry(own).or_insert(seq);
-            outside.remember(
-                &who.identity.user,
-                applied,
-                &rooms.keys().cloned().collect(),
-            );
-        }
-        self.follow.rooms = rooms;
-        self.follow.entering.clear();
-        self.follow.next = Place::behind(applied);
-        self.follow.measured = true;
-    }
-
-    /// Queues events that came raw, without those sent already; returns the last seq.
-    fn queue_missed(&mut self, sent: Option<Seq>, events: &[Box<RawValue>]) -> Seq {
-        #[derive(serde::Deserialize)]
-        struct Numbered {
-            seq: Seq,
-        }
-        let mut last = sent.unwrap_or_default();
-        for event in events {
-            let Ok(Numbered { seq }) = serde_json::from_str(event.get()) else {
-                continue;
-            };
-            if seq > last {
-                last = seq;
-                self.follow.backlog.push_back(one_line(event.get()));
-            }
-        }
-        last
-    }
-}
-
-/// A frame is one line; JSON that came with line breaks between its words loses them.
-fn one_line(json: &str) -> ByteString {
-    if json.contains('\n') {
-        json.replace('\n', " ").into()
-    } else {
-        json.into()
     }
 }

@@ -1,0 +1,166 @@
+//! What memory does not reach: history tells what was missed, room by room.
+
+use super::{Place, RETRY_MS};
+use crate::moment::Moment;
+use crate::session::hello::{parse, state};
+use crate::session::outside::{Action, Outcome, Outside, Span};
+use crate::session::{Purpose, Session, frame};
+use bytestring::ByteString;
+use protocol::error::CloseCode;
+use protocol::frame::{Gone, ServerEvent};
+use protocol::query::{CatchUp, Missed, Query};
+use protocol::{RoomId, Seq, StreamSeq};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+impl Session {
+    pub(super) fn ask_catch_up(&mut self, outside: &dyn Outside) {
+        let Some(viewer) = self.viewer() else { return };
+        let after = self.follow.next.position.before();
+        let head = outside
+            .head()
+            .map(|(_, position)| position)
+            .unwrap_or_default();
+        let window_timeline = self.follow.window_timeline;
+        let ticket = self.ticket(Purpose::CatchUp);
+        let query = Box::new(Query::CatchUp {
+            viewer,
+            after,
+            window_timeline,
+        });
+        self.actions.push_back(Action::Ask {
+            ticket,
+            query,
+            min_seq: head.max(after),
+        });
+        self.follow.asked = true;
+    }
+
+    pub(in crate::session) fn catch_up_outcome(
+        &mut self,
+        now: Moment,
+        outcome: Outcome,
+        outside: &dyn Outside,
+    ) {
+        self.follow.asked = false;
+        let after = self.follow.next.position.before();
+        let answer = match outcome {
+            Outcome::Answer(Ok(answered)) => {
+                parse::<CatchUp>(&answered).map(|answer| (answered.applied, answer))
+            }
+            Outcome::Answer(Err(_)) | Outcome::Sent(_) | Outcome::Introduced(_) => None,
+        };
+        match answer {
+            Some((applied, answer)) if answer.known => self.take_catch_up(applied, answer, outside),
+            // Memory still has it all: then it comes one by one, however much it is.
+            Some(_) | None if self.is_in_memory(after, outside) => {}
+            Some(_) => self.close(CloseCode::LagUnrecoverable),
+            None => self.follow.retry_at = Some(now.ticks + RETRY_MS),
+        }
+    }
+
+    fn is_in_memory(&self, after: StreamSeq, outside: &dyn Outside) -> bool {
+        let span = Span {
+            after,
+            to: after,
+            max: 1,
+        };
+        self.user().is_some_and(|user| {
+            outside
+                .wanted(user, &mut std::iter::empty(), span)
+                .is_some()
+        })
+    }
+
+    /// Takes over what history says was missed: its lines, its memberships, its place.
+    pub(in crate::session) fn take_catch_up(
+        &mut self,
+        applied: StreamSeq,
+        answer: CatchUp,
+        outside: &dyn Outside,
+    ) {
+        let old = std::mem::take(&mut self.follow.rooms);
+        let mut at: BTreeMap<RoomId, Seq> = BTreeMap::new();
+        for missed in answer.missed {
+            let (room, seq) = match missed {
+                Missed::Events { room, events, gone } => {
+                    let seq = self.queue_missed(old.get(&room).copied(), &events);
+                    if gone {
+                        let gone = ServerEvent::Gone(Gone { room: room.clone() });
+                        self.follow.backlog.push_back(frame(&gone));
+                    }
+                    (room, seq)
+                }
+                Missed::Skip(skip) => {
+                    let (room, seq) = (skip.state.room.clone(), skip.state.at);
+                    self.follow
+                        .backlog
+                        .push_back(frame(&ServerEvent::Skip(skip)));
+                    (room, seq)
+                }
+                Missed::State(snapshot) => {
+                    let room = snapshot.room.clone();
+                    let (seq, event) = state(*snapshot);
+                    self.follow.backlog.push_back(frame(&event));
+                    (room, seq)
+                }
+            };
+            at.insert(room, seq);
+        }
+        let mut rooms: BTreeMap<RoomId, Seq> = BTreeMap::new();
+        for room in answer.rooms {
+            let seq = at
+                .get(&room)
+                .or_else(|| old.get(&room))
+                .copied()
+                .unwrap_or_default();
+            rooms.insert(room, seq);
+        }
+        if let Some(who) = &self.who {
+            let own = who.own.clone();
+            let seq = at
+                .get(&own)
+                .or_else(|| old.get(&own))
+                .copied()
+                .unwrap_or_default();
+            rooms.entry(own).or_insert(seq);
+            outside.remember(
+                &who.identity.user,
+                applied,
+                &rooms.keys().cloned().collect(),
+            );
+        }
+        self.follow.rooms = rooms;
+        self.follow.entering.clear();
+        self.follow.next = Place::behind(applied);
+        self.follow.measured = true;
+    }
+
+    /// Queues events that came raw, without those sent already; returns the last seq.
+    fn queue_missed(&mut self, sent: Option<Seq>, events: &[Box<RawValue>]) -> Seq {
+        #[derive(serde::Deserialize)]
+        struct Numbered {
+            seq: Seq,
+        }
+        let mut last = sent.unwrap_or_default();
+        for event in events {
+            let Ok(Numbered { seq }) = serde_json::from_str(event.get()) else {
+                continue;
+            };
+            if seq > last {
+                last = seq;
+                self.follow.backlog.push_back(one_line(event.get()));
+            }
+        }
+        last
+    }
+}
+
+/// A frame is one line; JSON that came with line breaks between its words loses them.
+fn one_line(json: &str) -> ByteString {
+    if json.contains('\n') {
+        json.replace('\n', " ").into()
+    } else {
+        json.into()
+    }
+}
