@@ -20,6 +20,7 @@
 //! Rules that the simulator's planted faults break one by one (design sections 2 to 4):
 //! - commands are judged only while nothing is in flight, on stored state plus the envelope being built;
 //! - an unknown outcome is resolved by the leader's tail alone, then everything unanswered is judged again;
+//! - an owner that finds another's record behind its own appends nothing more;
 //! - an acknowledgement follows its record's storage, a final refusal follows a proof that the state it
 //!   came from was the present one: the storage of a later record, or a leader read begun later;
 //! - a repeat is looked for before every refusal that needs more than the command's own bytes.

@@ -7,7 +7,7 @@ mod asker;
 mod inlets;
 mod io;
 
-use crate::partition::Notice;
+use crate::partition::{Load, Notice};
 use crate::sequencer::{Answered, AskId, Outcome, ReadId, Sequencer, Stop};
 use crate::shared::{Condition, Shared};
 use asker::Askers;
@@ -70,6 +70,8 @@ pub(crate) struct Writer {
     pub(crate) sequencer: Sequencer,
     pub(crate) inlets: Inlets,
     pub(crate) orders: Orders,
+    /// What it held when that was counted last, which takes a walk over all rooms.
+    pub(crate) counted: Option<(Instant, Load)>,
 }
 
 impl Writer {
@@ -221,14 +223,17 @@ impl Writer {
         self.report();
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         let now = self.shared.now();
+        let recent = self.counted.filter(|(at, _)| at.elapsed() < IDLE_TICK / 2);
+        let (at, load) = recent.unwrap_or_else(|| (Instant::now(), self.sequencer.load()));
+        self.counted = Some((at, load));
         self.shared.set_condition(
             self.partition,
             Condition {
                 open: self.sequencer.is_open(now),
                 in_trouble: self.sequencer.is_in_trouble(now),
-                load: self.sequencer.load(),
+                load,
             },
         );
     }

@@ -104,15 +104,16 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                // First, or a flood of hints could let the leases end.
+                () = tokio::time::sleep_until(next_sweep) => {
+                    self.sweep().await;
+                    next_sweep = Instant::now() + SWEEP;
+                }
                 Some(heard) = self.receiver.recv() => self.hear(heard).await,
                 Some(hint) = hints.next() => {
                     if let Ok(Subject::Hint(partition)) = Subject::parse(&hint.subject) {
                         self.probe(partition);
                     }
-                }
-                () = tokio::time::sleep_until(next_sweep) => {
-                    self.sweep().await;
-                    next_sweep = Instant::now() + SWEEP;
                 }
             }
             self.show();

@@ -60,6 +60,7 @@ pub(super) async fn run_takeover(
             sequencer,
             inlets,
             orders,
+            counted: None,
         };
         let sender = sender.clone();
         shared.tasks.spawn("writer", async move {

@@ -1,8 +1,8 @@
 //! What a read of the leader's tail tells: the truth about an unknown outcome, or a proof.
 
-use super::{Phase, RETRY_MS_MAX, ReadId, Sequencer};
+use super::{Phase, RETRY_MS_MAX, ReadId, Sequencer, unavailable_refusal};
 use crate::partition::{Notice, Record};
-use protocol::Timestamp;
+use protocol::{InstanceId, Timestamp};
 
 impl Sequencer {
     /// The read that was polled last has ended: all records behind its `after`, or `None` if it failed.
@@ -29,7 +29,6 @@ impl Sequencer {
             self.desk.settle(read.covers);
         } else if self.flight.is_none() {
             self.fold_news(&news);
-            self.desk.take_back_all();
         }
         // Else the outcome of what is in flight tells more.
     }
@@ -56,7 +55,6 @@ impl Sequencer {
             }
         }
         self.fold_news(rest);
-        self.desk.take_back_all();
     }
 
     /// What was in flight is not stored, as far as the leader knew.
@@ -84,22 +82,38 @@ impl Sequencer {
         }
     }
 
+    /// Folds what lies behind our end; nothing that was judged before stands.
     fn fold_news(&mut self, news: &[Record]) {
         if !news.is_empty() {
             // Something is stored behind the old end: nothing that expects that end can follow.
             self.floating = false;
         }
+        let mut overtaken = None;
         for record in news {
             let Some(id) = self.partition.fold(record) else {
                 continue;
             };
             let own = id.instance == self.instance && id.epoch == self.epoch;
             if !own && self.phase == Phase::Open {
-                self.partition
-                    .notices
-                    .push_back(Notice::Overtaken(id.instance));
+                overtaken.get_or_insert(id.instance);
             }
         }
+        self.desk.take_back_all();
+        if let Some(by) = overtaken {
+            self.give_way(by);
+        }
+    }
+
+    /// Another owner is at work: from here on nothing is appended.
+    ///
+    /// An append behind the other's records would pass the compare-and-set if it came in time. But the
+    /// other proves its refusals by reads of the leader, and what it has just refused could then still
+    /// be stored by such an append that is late.
+    fn give_way(&mut self, by: InstanceId) {
+        self.phase = Phase::Stopped;
+        let refusal = unavailable_refusal("the partition has another owner").after_ms(100);
+        self.desk.fail_all(&refusal);
+        self.partition.notices.push_back(Notice::Overtaken(by));
     }
 
     fn back_off(&mut self, now: Timestamp) {

@@ -367,9 +367,9 @@ fn a_broken_chain_stops_its_room_and_no_other() {
         payload: payload.into(),
     };
     owner.log.push(record);
-    // The command is in the log all the same.
+    // The command is in the log all the same, but the next owner is to say so.
     let replies = owner.settle();
-    assert_eq!(words(&replies[0].1), ["3 again"]);
+    assert_eq!(words(&replies[0].1), ["unavailable"]);
     let notices = owner.notices();
     assert!(matches!(notices[0], Notice::Poisoned { .. }), "{notices:?}");
     assert!(matches!(notices[1], Notice::Overtaken(_)), "{notices:?}");
@@ -488,4 +488,41 @@ fn only_codes_of_the_protocol_are_told() {
     for (command, code) in rows {
         assert_eq!(owner.gets(&[command]), [code.slug()]);
     }
+}
+
+#[test]
+fn a_copy_from_below_the_window_asks_history() {
+    let tiny = Config {
+        dedup_age_ms: 1,
+        dedup_commands_max: 1,
+        ..config()
+    };
+    let mut owner = Owner::new(tiny, start(0, None));
+    owner.makes_room();
+    let old =
+        json!({"cid": Cid::from_parts(1_800_000_000_000, [1; 10]), "op": "send", "text": "old"});
+    assert_eq!(owner.gets(std::slice::from_ref(&old)), ["3"]);
+    for _ in 0..5 {
+        owner.gets(&[send()]);
+    }
+    let end = owner.sequencer.end();
+    owner.sequencer.handle_history(end, end);
+    owner.now = owner.now.plus_ms(2_000);
+    owner.sequencer.handle_tick(owner.now);
+    assert_eq!(owner.sequencer.load().commands, 0);
+    let ticket = owner.asks(&[old]);
+    assert!(owner.settle().is_empty());
+    let ask = owner.sequencer.poll_lookup().expect("a question");
+    let Lookup::Cids(keys) = &ask.lookup else {
+        panic!("{ask:?}")
+    };
+    assert_eq!(keys.len(), 1);
+    let first = protocol::request::Accepted::stored(Seq(3), T0);
+    let answer = Answered::Cids(vec![Some(first)]);
+    owner.sequencer.handle_answer(ask.id, Some((end, answer)));
+    let replies = owner.settle();
+    assert_eq!(
+        (replies[0].0, words(&replies[0].1)),
+        (ticket, vec!["3 again".to_owned()])
+    );
 }
