@@ -1,0 +1,204 @@
+//! The six set-ups whose every state is explored.
+
+use crate::script::{Client, Does, OWNER};
+use crate::setup::{Budget, Setup, Sight};
+
+const ALICE_TWICE: Client = Client {
+    user: "alice",
+    batches: &[&[Does::Says], &[Does::Says]],
+};
+const ALICE_BATCH: Client = Client {
+    user: "alice",
+    batches: &[&[Does::Says, Does::Says]],
+};
+const BOB: Client = Client {
+    user: "bob",
+    batches: &[&[Does::Says]],
+};
+
+const NO_FAULTS: Budget = Budget {
+    takeovers: 0,
+    lags: 0,
+    crashes: 0,
+    stops: 0,
+    timeouts: 0,
+    echoes: 0,
+    late_answers: 0,
+    ticks: 0,
+    failed_reads: 0,
+    failed_asks: 0,
+    late_requests: 0,
+    lost_replies: 0,
+    resends: 0,
+};
+
+/// Two processes take the partition from each other; the one before may be dead or only paused.
+pub const RIVALS: Setup = Setup {
+    name: "rivals",
+    clients: &[ALICE_TWICE, BOB],
+    members: &["alice", "bob"],
+    past: &[],
+    clock: &[0],
+    writers: 2,
+    cold: false,
+    forgets: false,
+    patient: false,
+    budget: Budget {
+        takeovers: 2,
+        crashes: 1,
+        late_answers: 1,
+        resends: 1,
+        ..NO_FAULTS
+    },
+    shortcut: None,
+    sights: &[
+        Sight::TwoOwners,
+        Sight::Conflict,
+        Sight::FloatStored,
+        Sight::StoredButTimedOut,
+        Sight::Repeat,
+        Sight::Overtaken,
+    ],
+};
+
+/// The same commands are sent again and again, and arrive in any order.
+pub const COPIES: Setup = Setup {
+    name: "copies",
+    clients: &[ALICE_BATCH, BOB],
+    budget: Budget {
+        takeovers: 1,
+        timeouts: 1,
+        late_requests: 1,
+        lost_replies: 1,
+        resends: 2,
+        ..NO_FAULTS
+    },
+    sights: &[
+        Sight::Repeat,
+        Sight::LateArrival,
+        Sight::Later,
+        Sight::StoredButConflict,
+    ],
+    ..RIVALS
+};
+
+/// A member is banned while its messages are on their way, at one owner or at two.
+pub const BAN: Setup = Setup {
+    name: "ban",
+    clients: &[
+        ALICE_TWICE,
+        Client {
+            user: OWNER,
+            batches: &[&[Does::Bans("alice")]],
+        },
+    ],
+    members: &["alice"],
+    budget: Budget {
+        takeovers: 1,
+        timeouts: 1,
+        late_answers: 1,
+        late_requests: 1,
+        resends: 1,
+        ..NO_FAULTS
+    },
+    sights: &[
+        Sight::DeniedByRead,
+        Sight::DeniedByRecord,
+        Sight::LateArrival,
+        Sight::TwoOwners,
+    ],
+    ..RIVALS
+};
+
+/// What is refused at one moment may be allowed at the next: a ban is lifted, and made again.
+pub const UNBAN: Setup = Setup {
+    name: "unban",
+    clients: &[
+        Client {
+            user: "alice",
+            batches: &[&[Does::Joins, Does::Says]],
+        },
+        Client {
+            user: OWNER,
+            batches: &[&[Does::Unbans("alice")], &[Does::Bans("alice")]],
+        },
+    ],
+    members: &["alice"],
+    past: &[(OWNER, Does::Bans("alice"))],
+    clock: &[0, 3_000],
+    patient: true,
+    budget: Budget {
+        takeovers: 1,
+        timeouts: 1,
+        late_requests: 1,
+        resends: 1,
+        ..NO_FAULTS
+    },
+    sights: &[
+        Sight::DeniedByRead,
+        Sight::DeniedByRecord,
+        Sight::FloatStored,
+        Sight::BehindDeadline,
+        Sight::LateArrival,
+    ],
+    ..RIVALS
+};
+
+/// Owners know only the log's tail, forget what they may, and ask a history that lags.
+pub const COLD: Setup = Setup {
+    name: "cold",
+    clients: &[
+        Client {
+            user: "alice",
+            batches: &[&[Does::Answers(4), Does::Says]],
+        },
+        BOB,
+    ],
+    past: &[("bob", Does::Says)],
+    clock: &[0, 12_000],
+    cold: true,
+    forgets: true,
+    budget: Budget {
+        takeovers: 1,
+        late_answers: 1,
+        failed_asks: 1,
+        ticks: 1,
+        resends: 1,
+        ..NO_FAULTS
+    },
+    sights: &[
+        Sight::ColdRoom,
+        Sight::AskedAgain,
+        Sight::Repeat,
+        Sight::Later,
+    ],
+    ..RIVALS
+};
+
+/// Appends time out one after the other and may still arrive; the room is frozen and thawed meanwhile.
+pub const FLOATS: Setup = Setup {
+    name: "floats",
+    clients: &[
+        ALICE_BATCH,
+        Client {
+            user: OWNER,
+            batches: &[&[Does::Freezes], &[Does::Thaws]],
+        },
+    ],
+    members: &["alice"],
+    clock: &[0, 300, 4_500],
+    patient: true,
+    budget: Budget {
+        takeovers: 1,
+        timeouts: 2,
+        resends: 1,
+        ..NO_FAULTS
+    },
+    sights: &[
+        Sight::FloatStored,
+        Sight::StoredButTimedOut,
+        Sight::DeniedByRecord,
+        Sight::Later,
+    ],
+    ..RIVALS
+};
