@@ -126,6 +126,8 @@ impl Ring {
         let in_range = |known: &VecDeque<StreamSeq>, positions: &mut BTreeSet<StreamSeq>| {
             let begin = known.partition_point(|position| *position <= after);
             let found = known.range(begin..).take_while(|position| **position <= to);
+            // The first of all are among the first of each.
+            let found = found.take(max);
             positions.extend(found.copied());
         };
         for known in rooms.filter_map(|room| inner.by_room.get(room)) {

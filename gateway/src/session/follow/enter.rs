@@ -109,7 +109,10 @@ impl Session {
                 let (at, event) = state(snapshot);
                 self.push(&event);
                 self.follow.rooms.insert(room.clone(), at);
-                self.watches.push_back(Watch::Add(room.clone()));
+                // Behind, nothing is delivered; then all rooms are watched at once when it attaches.
+                if self.follow.state == State::Attached {
+                    self.watches.push_back(Watch::Add(room.clone()));
+                }
                 // A fresh cursor follows, or a resume would find the room entered again.
                 self.follow.announced = false;
                 self.rewind(now, applied, outside);
