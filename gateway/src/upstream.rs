@@ -57,6 +57,8 @@ struct Upstream {
     slow_consumers: u64,
     search: Option<Search>,
     probe: Option<Probe>,
+    /// Whether the feed waits for the probe.
+    asks_last: bool,
 }
 
 /// Follows the log until the service stops.
@@ -102,6 +104,7 @@ impl Upstream {
             slow_consumers,
             search: None,
             probe: None,
+            asks_last: false,
             shared,
         })
     }
@@ -189,22 +192,33 @@ impl Upstream {
 
     fn take_state(&mut self, state: Option<(LogId, StreamSeq)>) {
         self.probe = None;
+        let now = self.shared.ticks();
+        let asked = std::mem::take(&mut self.asks_last);
         match state {
             Some((log, last)) if log == self.log => {
-                self.feed.handle_known_last(self.shared.ticks(), last);
+                if asked {
+                    self.feed.handle_last(now, Some(last));
+                }
+                self.feed.handle_known_last(now, last);
             }
             Some((log, last)) => {
                 tracing::error!(old = %self.log, new = %log, "another log has taken the place of this one; all sockets begin anew");
                 self.log = log;
+                self.feed = Feed::new(last, gap_max(&self.shared));
                 self.begin_behind(last);
             }
-            // The next check tries again.
-            None => self.connects = 0,
+            None => {
+                if asked {
+                    self.feed.handle_last(now, None);
+                }
+                // The next check tries again.
+                self.connects = 0;
+            }
         }
     }
 
+    /// Forgets the past; the feed goes on behind `last`.
     fn begin_behind(&mut self, last: StreamSeq) {
-        self.feed = Feed::new(last, gap_max(&self.shared));
         self.search = None;
         self.shared.views.start(last);
         self.shared.ring.start(self.log.clone(), last);
@@ -228,8 +242,12 @@ impl Upstream {
         }
         self.connects = connects;
         self.slow_consumers = slow_consumers;
-        let nats = nats.clone();
-        self.probe = Some(Box::pin(async move {
+        self.probe = Some(self.probe());
+    }
+
+    fn probe(&self) -> Probe {
+        let nats = self.shared.ctx.nats.clone();
+        Box::pin(async move {
             match nats.stream_state(LOG_STREAM).await {
                 Ok(state) => log_of(&state?),
                 Err(error) => {
@@ -237,7 +255,7 @@ impl Upstream {
                     None
                 }
             }
-        }));
+        })
     }
 
     fn go_on(&mut self) {
@@ -255,6 +273,10 @@ impl Upstream {
                     }
                     tracing::debug!(from = fill.from.0, to = fill.to.0, source = ?fill.source, "looking for lost records");
                     self.search = Some(Box::pin(search(Arc::clone(&self.shared), fill)));
+                }
+                Step::AskLast => {
+                    self.asks_last = true;
+                    self.probe = Some(self.probe());
                 }
                 Step::Jump(last) => {
                     tracing::warn!(

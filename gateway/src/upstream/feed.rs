@@ -57,6 +57,9 @@ pub struct Found {
 pub enum Step {
     /// Look for missing records; answer with [`Feed::handle_found`] or [`Feed::handle_failed`].
     Search(Fill),
+    /// The gap seems too large to be filled: ask the leader for its last position, and answer with
+    /// [`Feed::handle_last`].
+    AskLast,
     /// The gap is too large to be filled here: go on behind this position. Sockets catch up from history.
     Jump(StreamSeq),
     /// These positions are nowhere: alarm. The feed goes on.
@@ -77,6 +80,7 @@ pub struct Feed {
     tail_since: Option<u64>,
     archive_since: Option<u64>,
     lost: Option<(StreamSeq, StreamSeq)>,
+    jump: Option<StreamSeq>,
 }
 
 impl Feed {
@@ -95,6 +99,7 @@ impl Feed {
             tail_since: None,
             archive_since: None,
             lost: None,
+            jump: None,
         }
     }
 
@@ -150,8 +155,33 @@ impl Feed {
         }
     }
 
+    /// The leader's last position, or that it does not tell. Only the leader can make the feed jump:
+    /// a claim of somebody else may be wrong.
+    pub fn handle_last(&mut self, now: u64, last: Option<StreamSeq>) {
+        self.searching = false;
+        let Some(last) = last else {
+            return self.try_later(now);
+        };
+        if last.0.saturating_sub(self.next.0) < self.gap_max {
+            let live = self.ahead.keys().next_back().copied().unwrap_or_default();
+            self.known_last = last.max(live);
+            return;
+        }
+        let later = self.ahead.split_off(&last.next());
+        let known_last = later.keys().next_back().copied().unwrap_or(last);
+        *self = Self {
+            ahead: later,
+            known_last,
+            jump: Some(last),
+            ..Self::new(last, self.gap_max)
+        };
+    }
+
     /// The next record in order, if it is here.
     pub fn poll_record(&mut self) -> Option<Arc<Record>> {
+        if self.jump.is_some() {
+            return None;
+        }
         let record = self.ahead.remove(&self.next)?;
         self.next = self.next.next();
         if self.next > self.known_last {
@@ -165,16 +195,17 @@ impl Feed {
         if let Some((from, to)) = self.lost.take() {
             return Some(Step::Lost(from, to));
         }
+        if let Some(last) = self.jump.take() {
+            return Some(Step::Jump(last));
+        }
         let to = self.gap_end()?;
         if self.searching || now < self.due() {
             return None;
         }
-        if to.0 - self.next.0 >= self.gap_max {
-            let last = self.known_last;
-            *self = Self::new(last, self.gap_max);
-            return Some(Step::Jump(last));
-        }
         self.searching = true;
+        if to.0 - self.next.0 >= self.gap_max {
+            return Some(Step::AskLast);
+        }
         Some(Step::Search(Fill {
             from: self.next,
             to,
@@ -417,7 +448,7 @@ mod tests {
                     assert_eq!((from, to), (StreamSeq(11), StreamSeq(11)));
                     break;
                 }
-                Some(Step::Jump(_)) => panic!("the gap is small"),
+                Some(Step::AskLast | Step::Jump(_)) => panic!("the gap is small"),
                 None => now = feed.deadline().expect("it tries again"),
             }
         }
@@ -446,9 +477,31 @@ mod tests {
     fn a_gap_too_large_to_fill_is_jumped_over() {
         let mut feed = feed();
         feed.handle_live(at(5_000));
-        assert_eq!(feed.poll_step(0), Some(Step::Jump(StreamSeq(5_000))));
         feed.handle_live(at(5_001));
-        assert_eq!(out(&mut feed), [5_001]);
+        assert_eq!(feed.poll_step(0), Some(Step::AskLast));
+        assert_eq!(feed.poll_step(0), None, "one question at a time");
+        feed.handle_last(0, Some(StreamSeq(5_000)));
+        assert!(
+            out(&mut feed).is_empty(),
+            "nothing before the jump is announced"
+        );
+        assert_eq!(feed.poll_step(0), Some(Step::Jump(StreamSeq(5_000))));
+        feed.handle_live(at(5_002));
+        assert_eq!(out(&mut feed), [5_001, 5_002]);
+    }
+
+    #[test]
+    fn a_wrong_claim_does_not_make_the_feed_jump() {
+        let mut feed = feed();
+        feed.handle_known_last(0, StreamSeq(u64::MAX));
+        assert_eq!(feed.poll_step(100), Some(Step::AskLast));
+        feed.handle_last(100, None);
+        assert_eq!((feed.poll_step(100), feed.deadline()), (None, Some(200)));
+        assert_eq!(feed.poll_step(200), Some(Step::AskLast));
+        feed.handle_last(200, Some(StreamSeq(10)));
+        assert_eq!((feed.poll_step(9_999), feed.deadline()), (None, None));
+        feed.handle_live(at(11));
+        assert_eq!(out(&mut feed), [11]);
     }
 
     #[test]
