@@ -33,7 +33,7 @@ async fn check_repeat(user: &mut User, (command, first): (&Value, &Value)) {
 }
 
 /// Sends a copy again and again, until one is below the window; each answers the first result.
-async fn repeats(stack: &Stack, user: &mut User, (command, first): (&Value, &Value)) {
+pub(crate) async fn repeats(stack: &Stack, user: &mut User, (command, first): (&Value, &Value)) {
     let asked = questions(stack).await;
     eventually(PATIENCE, async || {
         check_repeat(user, (command, first)).await;

@@ -3,10 +3,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::eventually::PATIENCE;
+use crate::stack::send;
 use crate::template;
 
 /// An errand such as a replay may take this long on a busy machine.
@@ -134,6 +136,16 @@ impl Dialogue {
             out: self.text,
             err: String::new(),
         }
+    }
+
+    /// It stands still until it goes on.
+    pub fn pauses(&self) {
+        send(self.child.id().expect("it runs"), Signal::STOP);
+    }
+
+    /// It stood still and goes on.
+    pub fn goes_on(&self) {
+        send(self.child.id().expect("it runs"), Signal::CONT);
     }
 
     /// `kill -9`.
