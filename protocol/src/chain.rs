@@ -231,6 +231,33 @@ mod tests {
         );
     }
 
+    /// Whoever reads a line must find the number that its maker hashed, to the last bit: one that is
+    /// read as its neighbour would break the chain of its room.
+    #[test]
+    fn every_number_in_a_line_is_read_as_it_was_hashed() {
+        let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..4_000 {
+            bits ^= bits << 13;
+            bits ^= bits >> 7;
+            bits ^= bits << 17;
+            let Some(number) = serde_json::Number::from_f64(f64::from_bits(bits)) else {
+                continue;
+            };
+            let mut event = sample("x");
+            if let EventBody::Msg(message) = &mut event.event.body {
+                message.meta = Some(Map::from_iter([("x".to_owned(), Value::Number(number))]));
+            }
+            let sealed = seal(&event);
+            assert_eq!(
+                hash_line(&sealed.line).unwrap(),
+                sealed.hash,
+                "{}",
+                sealed.line
+            );
+            assert_eq!(LogEvent::parse(&sealed.line).unwrap(), event);
+        }
+    }
+
     #[test]
     fn a_changed_word_changes_the_hash() {
         assert_ne!(seal(&sample("a")).hash, seal(&sample("b")).hash);
