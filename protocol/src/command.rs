@@ -335,7 +335,23 @@ fn check_meta(meta: Option<&Map<String, Value>>) -> Result<(), Refusal> {
     if bytes > limits::META_BYTES_MAX {
         return Err(too_large("meta", limits::META_BYTES_MAX, "bytes"));
     }
+    if !meta
+        .values()
+        .all(|value| is_nested_within(value, limits::META_DEPTH_MAX - 1))
+    {
+        return Err(too_large("meta", limits::META_DEPTH_MAX, "levels"));
+    }
     Ok(())
+}
+
+/// Whether objects and arrays lie at most `levels` deep in each other.
+fn is_nested_within(value: &Value, levels: usize) -> bool {
+    let inside = |value| levels > 0 && is_nested_within(value, levels - 1);
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+        Value::Array(items) => levels > 0 && items.iter().all(inside),
+        Value::Object(fields) => levels > 0 && fields.values().all(inside),
+    }
 }
 
 fn check_changes(changes: &RoomChanges) -> Result<(), Refusal> {
@@ -424,6 +440,15 @@ mod tests {
         };
         assert_eq!(code(&meta(2048 - 8)), None);
         assert_eq!(code(&meta(2048 - 7)), Some(ErrorCode::TooLarge));
+        let nested = |levels: usize| {
+            let (open, close) = ("[".repeat(levels - 1), "]".repeat(levels - 1));
+            format!(r#""op":"send","text":"a","meta":{{"a":{open}1{close}}}"#)
+        };
+        assert_eq!(code(&nested(limits::META_DEPTH_MAX)), None);
+        assert_eq!(
+            code(&nested(limits::META_DEPTH_MAX + 1)),
+            Some(ErrorCode::TooLarge)
+        );
         assert_eq!(
             code(&format!(r#""op":"update","name":"{}""#, "x".repeat(81))),
             Some(ErrorCode::TooLarge)

@@ -12,6 +12,8 @@ pub const TEXT_CHARS_MAX: usize = 8_000;
 pub const TEXT_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of `meta` as JSON: for clients' own marks, not for content. Refused `too_large`.
 pub const META_BYTES_MAX: usize = 2 * 1024;
+/// Objects and arrays of `meta` in each other, itself counted. JSON parsers, ours too, give up at a depth of 128, and a page of history wraps it in several more. Refused `too_large`.
+pub const META_DEPTH_MAX: usize = 32;
 /// Bytes of one socket message from a client, all fragments together. Close 1009.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Commands in one socket message: one message must not hold a worker for long. Refused `too_large`.
