@@ -295,10 +295,13 @@ impl Core {
         };
         command.check()?;
         let WriteCommand { cid, write } = command;
+        let replaced = self.outbox.replaces(&write);
         let Some(entry) = self.outbox.push(room, write, cid) else {
             return Err(Refusal::new(ErrorCode::RateLimited, "The outbox is full."));
         };
-        let cid = entry.cid;
+        if let Some(old) = replaced {
+            self.show_delivery(old, entry.room.clone(), Delivery::Renamed(cid));
+        }
         self.outputs
             .push_back(Output::Save(Change::OutboxPut(Box::new(entry.clone()))));
         self.show_delivery(cid, entry.room, Delivery::Queued);

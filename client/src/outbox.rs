@@ -58,7 +58,8 @@ pub enum Delivery {
     Stored(Accepted),
     /// It will never be in the log.
     Failed(Refusal),
-    /// It goes on under a new cid, since the server found the old one's time in the future.
+    /// It goes on under a new cid: the server found the old one's time in the future, or a later read
+    /// mark has taken its place.
     Renamed(Cid),
 }
 
@@ -142,9 +143,10 @@ impl Outbox {
 
     /// Queues a command; `None` if the outbox is full.
     ///
-    /// A read mark replaces a queued one of the same room (protocol: one per room and 5 s).
+    /// A read mark replaces a queued one of the same room (protocol: one per room and 5 s), under its
+    /// own cid: the other may have arrived once, and then the server knows that cid as another mark.
     pub fn push(&mut self, room: Option<RoomId>, write: Write, cid: Cid) -> Option<Entry> {
-        if let Some(entry) = self.replace_mark(&write) {
+        if let Some(entry) = self.replace_mark(&write, cid) {
             return Some(entry);
         }
         if self.entries.len() >= ENTRIES_MAX {
@@ -161,6 +163,13 @@ impl Outbox {
         };
         self.insert(entry.clone());
         Some(entry)
+    }
+
+    /// The command whose place [`Self::push`] would give to this one.
+    #[must_use]
+    pub fn replaces(&self, write: &Write) -> Option<Cid> {
+        let position = self.queued_mark(write)?;
+        Some(self.entries.get(&position)?.cid)
     }
 
     /// Commands in order, the failed ones included.
@@ -337,7 +346,16 @@ impl Outbox {
         self.entries.insert(entry.position, entry);
     }
 
-    fn replace_mark(&mut self, write: &Write) -> Option<Entry> {
+    fn replace_mark(&mut self, write: &Write, cid: Cid) -> Option<Entry> {
+        let position = self.queued_mark(write)?;
+        let entry = self.entries.get_mut(&position)?;
+        entry.write = write.clone();
+        entry.cid = cid;
+        Some(entry.clone())
+    }
+
+    /// The read mark that this one makes superfluous.
+    fn queued_mark(&self, write: &Write) -> Option<u64> {
         let Write::Read(new) = write else { return None };
         let lane = self.lanes.get(&LaneKey::Own)?;
         let sent: Vec<u64> = self
@@ -345,19 +363,12 @@ impl Outbox {
             .values()
             .map(|awaited| awaited.position)
             .collect();
-        let position = lane
-            .queue
-            .iter()
-            .copied()
-            .filter(|p| !sent.contains(p))
-            .find(|position| {
-                self.entries.get(position).is_some_and(
+        let mut queued = lane.queue.iter().copied().filter(|p| !sent.contains(p));
+        queued.find(|position| {
+            self.entries.get(position).is_some_and(
                 |e| matches!(&e.write, Write::Read(old) if old.target == new.target && !old.back),
             )
-            })?;
-        let entry = self.entries.get_mut(&position)?;
-        entry.write = write.clone();
-        Some(entry.clone())
+        })
     }
 
     fn held_until(&self, position: u64, now: Timestamp) -> Option<Timestamp> {

@@ -394,7 +394,8 @@ impl Shell {
             if let Delivery::Renamed(new) = delivery
                 && let Some(outcome) = self.outcomes.remove(cid)
             {
-                self.outcomes.insert(*new, outcome);
+                // Of two marks that became one, who asked last waits.
+                self.outcomes.entry(*new).or_insert(outcome);
             }
             if let Some(word) = last_word(delivery)
                 && let Some(outcome) = self.outcomes.remove(cid)

@@ -277,6 +277,36 @@ fn read_marks_are_coalesced_to_one_per_room_and_five_seconds() {
 }
 
 #[test]
+fn a_mark_that_may_have_arrived_is_not_given_another_content() {
+    let mut story = Story::new();
+    let read = |seq| {
+        Write::Read(Read {
+            target: room("r1"),
+            seq: Seq(seq),
+            back: false,
+            read_n: None,
+        })
+    };
+    let first = story.cids.next(story.now, [0; 8]);
+    story.outbox.push(None, read(1), first).unwrap();
+    story
+        .outbox
+        .poll_batch(LINK, (story.now, 64), &mut story.next_id)
+        .unwrap();
+    // It is stored, but the answer is lost with the socket.
+    story.outbox.handle_link_lost(LINK);
+    let second = story.cids.next(story.now, [0; 8]);
+    assert_eq!(story.outbox.replaces(&read(2)), Some(first));
+    let entry = story.outbox.push(None, read(2), second).unwrap();
+    assert_eq!(
+        (entry.cid, entry.write),
+        (second, read(2)),
+        "a cid names one command for ever: the server would take it for a repeat"
+    );
+    assert_eq!(story.outbox.entries().count(), 1);
+}
+
+#[test]
 fn a_full_outbox_refuses() {
     let mut story = Story::new();
     for _ in 0..ENTRIES_MAX {
