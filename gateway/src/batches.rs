@@ -146,9 +146,12 @@ impl Shared {
         let reply = self
             .deliver(room, &subject.to_string(), payload.into(), trace)
             .await?;
-        match serde_json::from_slice::<CommandReply>(&reply) {
-            Ok(reply) if reply.results.len() == count => Ok(reply.results),
-            Ok(_) | Err(_) => {
+        match serde_json::from_slice::<CommandReply>(&reply)
+            .ok()
+            .and_then(|reply| results_of(reply, count))
+        {
+            Some(results) => results,
+            None => {
                 tracing::error!(trace.id = %trace, "an owner's answer does not fit its batch");
                 Err(internal())
             }
@@ -251,6 +254,19 @@ impl Shared {
     }
 }
 
+/// One result per command, or the one refusal that an owner gives a batch that it has not read: it is
+/// handing its partition over, or could not read it.
+fn results_of(reply: CommandReply, count: usize) -> Option<Result<Vec<CommandResult>, Refusal>> {
+    let mut results = reply.results;
+    if results.len() == count {
+        return Some(Ok(results));
+    }
+    match (results.pop(), results.is_empty()) {
+        (Some(CommandResult::Err(refusal)), true) => Some(Err(refusal)),
+        (Some(_), _) | (None, _) => None,
+    }
+}
+
 fn outcome_of(code: ErrorCode) -> CommandOutcome {
     if matches!(code, ErrorCode::RateLimited | ErrorCode::SlowMode) {
         CommandOutcome::RateLimited
@@ -260,5 +276,25 @@ fn outcome_of(code: ErrorCode) -> CommandOutcome {
         CommandOutcome::Timeout
     } else {
         CommandOutcome::Refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::request::Accepted;
+
+    #[test]
+    fn an_owner_that_hands_over_refuses_a_batch_as_a_whole() {
+        let refusal = Refusal::plain(ErrorCode::Unavailable).after_ms(200);
+        let refused = || CommandResult::Err(refusal.clone());
+        let stored = || CommandResult::Ok(Accepted::noop(protocol::Seq(1)));
+        let results = |results| results_of(CommandReply { results }, 3);
+        assert_eq!(results(vec![refused()]), Some(Err(refusal.clone())));
+        let all = vec![stored(), refused(), refused()];
+        assert_eq!(results(all.clone()), Some(Ok(all)));
+        assert_eq!(results(vec![stored()]), None);
+        assert_eq!(results(vec![refused(), refused()]), None);
+        assert_eq!(results(Vec::new()), None);
     }
 }
