@@ -64,6 +64,11 @@ impl Greeting {
             Step::Snapshots | Step::Introduce | Step::Have { .. } => false,
         }
     }
+
+    /// Whether history could not tell in one answer what was missed.
+    fn missed_too_much(&self, refusal: &Refusal) -> bool {
+        matches!(self.step, Step::CatchUp { .. }) && refusal.code == ErrorCode::TooLarge
+    }
 }
 
 fn clamp(window: Option<Window>) -> Window {
@@ -205,8 +210,11 @@ impl Session {
                 self.phase = Phase::Greeting(greeting);
                 return self.ask_snapshots(stored);
             }
-            // The log may never come to where a made-up cursor points.
-            Outcome::Answer(Err(_)) if greeting.is_ahead_of(outside) => {
+            // The log may never come to where a made-up cursor points, and what was missed may be too much
+            // for one answer; a cursor is never an error.
+            Outcome::Answer(Err(refusal))
+                if greeting.is_ahead_of(outside) || greeting.missed_too_much(&refusal) =>
+            {
                 greeting.step = Step::Snapshots;
                 self.phase = Phase::Greeting(greeting);
                 let head = outside

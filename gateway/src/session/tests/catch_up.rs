@@ -2,12 +2,12 @@
 
 use super::world::{Client, World, answer, snapshots, state_of};
 use crate::ring::record::tests::{member, msg};
-use crate::session::outside::Action;
-use protocol::StreamSeq;
+use crate::session::outside::{Action, Outcome};
 use protocol::error::CloseCode;
 use protocol::event::EventBody;
 use protocol::event::MemberChange::{Added, Joined, Kicked, Left};
 use protocol::query::Query;
+use protocol::{ErrorCode, Refusal, StreamSeq};
 use serde_json::{Value, json};
 use std::rc::Rc;
 
@@ -299,6 +299,24 @@ fn more_than_500_missed_events_of_a_room_are_left_to_history() {
 }
 
 #[test]
+fn what_is_too_much_for_one_answer_is_a_conversation_from_the_start() {
+    let world = World::new();
+    let mut client = resume(&world, 4);
+    let (ticket, query, _) = client.question();
+    assert!(matches!(query, Query::CatchUp { .. }));
+    let refusal = Refusal::plain(ErrorCode::TooLarge);
+    client.outcome(ticket, Outcome::Answer(Err(refusal)));
+    client.history_answers(10, &snapshots(&["r1"], 5));
+    client.history_answers(
+        10,
+        &json!({"known":true,"missed":[],"rooms":["r1"],"more":false}),
+    );
+    let frames = client.hears();
+    assert_eq!(frames[0]["ok"]["resumed"], false);
+    assert_eq!(super::world::short(&frames[1]), "state r1 at 5");
+}
+
+#[test]
 fn what_leads_up_to_a_kick_comes_one_by_one_however_much_it_is() {
     let world = World::new();
     drop(Client::is_in(&world, &["r1"]));
@@ -390,7 +408,7 @@ fn one_who_cannot_catch_up_for_two_minutes_is_closed_4002() {
                 panic!()
             };
             let away = protocol::Refusal::plain(protocol::ErrorCode::Unavailable);
-            client.outcome(ticket, crate::session::outside::Outcome::Answer(Err(away)));
+            client.outcome(ticket, Outcome::Answer(Err(away)));
         }
         client.says(r#"{"op":"pong"}"#);
         client.waits_until(second * 1_000);
