@@ -12,6 +12,7 @@ use crate::session::Session;
 use crate::session::outside::{Outside, Span, Verdict, Watch};
 use crate::shared::Shared;
 use crate::socket::alarm::Alarm;
+use crate::transport::{Transport, Writing};
 use protocol::error::CloseCode;
 use protocol::{ConnId, DeviceId, LogId, Refusal, RoomId, StreamSeq, UserId};
 use std::cell::{Cell, RefCell};
@@ -35,6 +36,7 @@ pub struct Socket {
     pub control: Control,
     /// Wakes its task.
     pub wake: Alarm,
+    transport: Rc<dyn Transport>,
     /// Whether it is among those to be woken after this batch.
     queued: Cell<bool>,
     /// Whether it is among its user's sockets.
@@ -135,13 +137,18 @@ impl Hub {
     }
 
     /// A socket was opened; it has to close when the receiver says so.
-    pub fn open(&self, conn: ConnId) -> (Rc<Socket>, oneshot::Receiver<CloseCode>) {
+    pub fn open(
+        &self,
+        conn: ConnId,
+        transport: Rc<dyn Transport>,
+    ) -> (Rc<Socket>, oneshot::Receiver<CloseCode>) {
         let (control, closed) = Control::new();
         let socket = Rc::new(Socket {
             session: RefCell::new(Session::new(conn.clone(), self.shared.now())),
             conn,
             control,
             wake: Alarm::default(),
+            transport,
             queued: Cell::new(false),
             known: Cell::new(false),
             behind: Cell::new(false),
@@ -380,10 +387,42 @@ impl Hub {
         }
     }
 
+    /// Writes to the sockets that something was queued for. Their tasks sleep on unless they have
+    /// something to do: waking one costs as much as writing a frame.
     fn flush(&self) {
         for socket in self.woken.take() {
             socket.queued.set(false);
-            socket.wake.ring();
+            let writing = self.write(&socket);
+            let session = socket.session.borrow();
+            if writing == Writing::Gone || session.has_action() || session.closing().is_some() {
+                socket.wake.ring();
+            }
+        }
+    }
+
+    /// Writes what waits, as far as the connection takes it.
+    pub fn write(&self, socket: &Rc<Socket>) -> Writing {
+        let metrics = &self.shared.metrics;
+        loop {
+            if !socket.transport.has_room() {
+                socket.transport.wants_room();
+                return Writing::Full;
+            }
+            let message = socket.session.borrow_mut().poll_message();
+            let Some((message, frames)) = message else {
+                return Writing::Done;
+            };
+            metrics.messages_sent_total.inc();
+            let frames = u64::try_from(frames).unwrap_or(0);
+            metrics.frames_sent_total.inc_by(frames);
+            if !socket.transport.send(message) {
+                return Writing::Gone;
+            }
+            let waits = socket.session.borrow().waits_for_room();
+            if waits {
+                let now = self.shared.now();
+                self.step(socket, |session, outside| session.pump(now, outside));
+            }
         }
     }
 }

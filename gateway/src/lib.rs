@@ -3,7 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`session`] | the protocol of one socket, pure |
-//! | [`socket`], [`hub`] | its transport, and what a worker delivers to whom |
+//! | [`transport`], [`socket`], [`hub`] | the seam, the WebSocket behind it, and what a worker delivers to whom |
 //! | [`upstream`], [`ring`], [`views`] | the live feed in order, the recent past, who was where |
 //! | [`questions`], [`batches`] | asking history, sending commands to owners |
 //! | [`http`] | the HTTP reads, the message POST, the upgrade |
@@ -26,6 +26,7 @@ pub mod run;
 pub mod session;
 pub mod shared;
 pub mod socket;
+pub mod transport;
 pub mod upstream;
 pub mod views;
 pub mod writes;

@@ -6,14 +6,17 @@
 pub mod alarm;
 pub mod flow;
 pub mod guard;
+pub mod pipe;
 
 use self::flow::{Counted, Flow};
 use self::guard::Guard;
+use self::pipe::Pipe;
 use crate::hub::{Hub, Socket};
 use crate::metrics::SocketEnd;
 use crate::questions::ANSWER_WITHIN;
 use crate::session::outside::{Action, Outcome, Ticket};
 use crate::shared::Shared;
+use crate::transport::Writing;
 use actix_web::error::PayloadError;
 use actix_web::web::{self, Bytes};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
@@ -40,6 +43,8 @@ const SUBPROTOCOL: &str = "natter.v1.json";
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Letters and digits in a connection's id.
 const CONN_LENGTH: usize = 12;
+/// The worker's hub writes too, and does not wake the task for it.
+const STALL_CHECK: Duration = Duration::from_secs(5);
 const STALLED: Duration = Duration::from_millis(SOCKET_STALLED_MS.unsigned_abs());
 
 /// Why a socket ended.
@@ -80,12 +85,14 @@ pub async fn upgrade(
     let response = response
         .map_body(|_, body| Counted::new(body, counted))
         .map_into_boxed_body();
-    let (socket, closed) = hub.open(conn_id());
+    let pipe = Rc::new(Pipe::new(sender, Rc::clone(&flow)));
+    let carrier: Rc<Pipe> = Rc::clone(&pipe);
+    let (socket, closed) = hub.open(conn_id(), carrier);
     let shared = Arc::clone(hub.shared());
     let connection = Connection {
         hub,
         socket,
-        sender: Some(sender),
+        pipe,
         flow,
         refused,
     };
@@ -107,7 +114,7 @@ fn conn_id() -> ConnId {
 struct Connection {
     hub: Rc<Hub>,
     socket: Rc<Socket>,
-    sender: Option<actix_ws::Session>,
+    pipe: Rc<Pipe>,
     flow: Rc<Flow>,
     refused: Rc<Cell<bool>>,
 }
@@ -126,11 +133,7 @@ impl Drop for Registered {
 }
 
 impl Connection {
-    async fn run(
-        mut self,
-        mut stream: AggregatedMessageStream,
-        closed: oneshot::Receiver<CloseCode>,
-    ) {
+    async fn run(self, mut stream: AggregatedMessageStream, closed: oneshot::Receiver<CloseCode>) {
         let shared = Arc::clone(self.hub.shared());
         shared.metrics.sockets.inc();
         shared.metrics.sockets_opened_total.inc();
@@ -157,14 +160,11 @@ impl Connection {
             End::Theirs(reason) => reason,
             End::Lost(_) => return,
         };
-        if let Some(sender) = self.sender.take() {
-            // A peer that takes nothing would hold the close frame, and us, for ever.
-            drop(tokio::time::timeout(LAST_WORDS, sender.close(reason)).await);
-        }
+        self.pipe.close(reason, LAST_WORDS).await;
     }
 
     async fn converse(
-        &mut self,
+        &self,
         stream: &mut AggregatedMessageStream,
         mut closed: oneshot::Receiver<CloseCode>,
     ) -> End {
@@ -174,7 +174,7 @@ impl Connection {
         tokio::pin!(sleep);
         loop {
             self.start_actions(&mut running);
-            if !self.write().await {
+            if self.hub.write(&self.socket) == Writing::Gone {
                 return End::Lost(SocketEnd::Lost);
             }
             let closing = self.socket.session.borrow().closing();
@@ -192,7 +192,7 @@ impl Connection {
                     self.step(|session, _, _| session.handle_close(code));
                 }
                 message = stream.recv() => {
-                    if let Some(end) = self.receive(message).await {
+                    if let Some(end) = self.receive(message) {
                         return end;
                     }
                 }
@@ -213,12 +213,10 @@ impl Connection {
         }
     }
 
-    /// When time is due next, be it the session's or that of a peer that takes nothing.
+    /// When time is due next, be it the session's or a look at whether the peer takes anything.
     fn wake_at(&self, shared: &Shared) -> Instant {
         let due = shared.instant(self.socket.session.borrow().deadline(shared.now()));
-        self.flow
-            .waits_since()
-            .map_or(due, |since| (since + STALLED).min(due))
+        due.min(Instant::now() + STALL_CHECK)
     }
 
     fn step<T>(
@@ -254,41 +252,7 @@ impl Connection {
         }
     }
 
-    /// Writes what waits, as far as the connection takes it; false if the connection is gone.
-    async fn write(&mut self) -> bool {
-        let metrics = &self.hub.shared().metrics;
-        let Some(sender) = &mut self.sender else {
-            return false;
-        };
-        loop {
-            if !self.flow.has_room() {
-                self.flow.wants_room();
-                return true;
-            }
-            let message = self.socket.session.borrow_mut().poll_message();
-            let Some((message, frames)) = message else {
-                return true;
-            };
-            metrics.messages_sent_total.inc();
-            metrics
-                .frames_sent_total
-                .inc_by(u64::try_from(frames).unwrap_or(0));
-            self.flow.handle_sent(message.len());
-            if sender.text(message).await.is_err() {
-                return false;
-            }
-            if self.socket.session.borrow().waits_for_room() {
-                let now = self.hub.shared().now();
-                self.hub
-                    .step(&self.socket, |session, outside| session.pump(now, outside));
-            }
-        }
-    }
-
-    async fn receive(
-        &mut self,
-        message: Option<Result<AggregatedMessage, ProtocolError>>,
-    ) -> Option<End> {
+    fn receive(&self, message: Option<Result<AggregatedMessage, ProtocolError>>) -> Option<End> {
         match message {
             Some(Ok(AggregatedMessage::Text(text))) => {
                 self.hub.shared().metrics.messages_received_total.inc();
@@ -297,16 +261,7 @@ impl Connection {
             }
             Some(Ok(AggregatedMessage::Ping(payload))) => {
                 self.step(|session, now, _| session.handle_heard(now));
-                // With a full connection a pong may be left out: what it would say is not true.
-                if self.flow.has_room()
-                    && let Some(sender) = &mut self.sender
-                {
-                    self.flow.handle_sent(payload.len());
-                    if sender.pong(&payload).await.is_err() {
-                        return Some(End::Lost(SocketEnd::Lost));
-                    }
-                }
-                None
+                (!self.pipe.pong(payload)).then_some(End::Lost(SocketEnd::Lost))
             }
             Some(Ok(AggregatedMessage::Pong(_))) => {
                 self.step(|session, now, _| session.handle_heard(now));
@@ -339,16 +294,15 @@ impl Connection {
     }
 
     /// Writes what is queued before the close frame, if the peer takes it in time.
-    async fn last_words(&mut self, code: CloseCode) -> End {
+    async fn last_words(&self, code: CloseCode) -> End {
         let deadline = Instant::now() + LAST_WORDS;
         while !self.socket.session.borrow().is_quiet() {
-            if !self.write().await {
+            if self.hub.write(&self.socket) == Writing::Gone {
                 return End::Lost(SocketEnd::Lost);
             }
             if self.socket.session.borrow().is_quiet() {
                 break;
             }
-            self.flow.wants_room();
             if tokio::time::timeout_at(deadline, self.flow.moved.rings())
                 .await
                 .is_err()

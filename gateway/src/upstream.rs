@@ -61,10 +61,10 @@ struct Upstream {
     asks_last: bool,
 }
 
-/// Follows the log until the service stops.
+/// Follows the log until the last sockets are closed: while clients move they still hear everything.
 pub async fn run(shared: Arc<Shared>) {
     shared.ctx.health.set_down(COMPONENT, "not begun");
-    let stop = shared.ctx.shutdown.clone();
+    let stop = shared.closing.clone();
     let open = || Upstream::open(Arc::clone(&shared));
     let opened = backoff::forever(
         "beginning the live feed",
