@@ -68,6 +68,8 @@ pub(crate) struct Keeper {
     alive_revision: u64,
     free_since: BTreeMap<Partition, Instant>,
     not_before: BTreeMap<Partition, Instant>,
+    /// Handed over, and left to whom it belongs to until that has taken it, or for a while.
+    left_until: BTreeMap<Partition, Instant>,
     probing: BTreeSet<Partition>,
     board: Board,
     first_look: bool,
@@ -87,6 +89,7 @@ impl Keeper {
             alive_revision: 0,
             free_since: BTreeMap::new(),
             not_before: BTreeMap::new(),
+            left_until: BTreeMap::new(),
             probing: BTreeSet::new(),
             board: Board::default(),
             first_look: true,
@@ -162,11 +165,13 @@ impl Keeper {
         let key = partition.lease_key();
         match why {
             Ended::Told => {
-                self.pause(partition, HANDED_OVER_PAUSE);
+                let until = Instant::now() + HANDED_OVER_PAUSE;
+                self.left_until.insert(partition, until);
                 self.give_back(partition, held.revision).await;
             }
             Ended::Stopped => {
-                self.pause(partition, STOPPED_PAUSE);
+                let until = Instant::now() + STOPPED_PAUSE;
+                self.not_before.insert(partition, until);
                 self.give_back(partition, held.revision).await;
             }
             Ended::Overtaken => {
@@ -179,9 +184,13 @@ impl Keeper {
         }
     }
 
-    /// Leaves a partition to others for a while.
-    fn pause(&mut self, partition: Partition, pause: Duration) {
-        self.not_before.insert(partition, Instant::now() + pause);
+    /// Whether it is too early to take a partition.
+    fn is_early(&self, partition: Partition) -> bool {
+        let pauses = [&self.not_before, &self.left_until];
+        let now = Instant::now();
+        pauses
+            .iter()
+            .any(|until| until.get(&partition).is_some_and(|until| now < *until))
     }
 
     async fn give_back(&self, partition: Partition, revision: u64) {
@@ -242,8 +251,11 @@ impl Keeper {
         let now = Instant::now();
         self.board.instances.insert(self.shared.instance.clone());
         for partition in Partition::all() {
-            if self.board.leases.contains_key(&partition) {
+            if let Some(holder) = self.board.leases.get(&partition) {
                 self.free_since.remove(&partition);
+                if *holder != self.shared.instance {
+                    self.left_until.remove(&partition);
+                }
             } else {
                 self.free_since.entry(partition).or_insert(now);
             }
@@ -263,8 +275,7 @@ impl Keeper {
         for step in plan(&self.board, &self.shared.instance, &free_long) {
             match step {
                 Move::Take(partition) => {
-                    let early = self.not_before.get(&partition).is_some_and(|t| now < *t);
-                    if !early && !self.held.contains_key(&partition) {
+                    if !self.is_early(partition) && !self.held.contains_key(&partition) {
                         wanted.push(partition);
                     }
                 }
@@ -326,12 +337,8 @@ impl Keeper {
 
     /// Looks whether a partition can be taken, beside the keeper.
     fn probe(&mut self, partition: Partition) {
-        let early = self
-            .not_before
-            .get(&partition)
-            .is_some_and(|t| Instant::now() < *t);
         let unfit = self.shared.view.borrow().is_unfit();
-        let busy = early || unfit || self.held.contains_key(&partition);
+        let busy = self.is_early(partition) || unfit || self.held.contains_key(&partition);
         if busy || !self.probing.insert(partition) {
             return;
         }
