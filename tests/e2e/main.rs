@@ -21,3 +21,4 @@ mod settings;
 mod slow;
 mod tokens;
 mod tools;
+mod twins;

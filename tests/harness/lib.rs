@@ -21,6 +21,7 @@ mod socket;
 mod stack;
 mod template;
 mod token;
+mod twin;
 mod user;
 mod verbs;
 
@@ -31,5 +32,6 @@ pub use proxy::Proxy;
 pub use socket::{Closed, Greeting, Socket};
 pub use stack::{Part, Stack, StackBuilder};
 pub use token::{Claims, Tokens, now_s};
+pub use twin::Twin;
 pub use user::{RoomView, User, cid, cid_at};
 pub use verbs::{message, with_cid};
