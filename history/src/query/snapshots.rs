@@ -11,6 +11,10 @@ use protocol::frame::{RoomSnapshot, TimelineEntry};
 use protocol::query::{ReadCounts, Snapshots, Viewer};
 use protocol::{RoomId, Seq, limits};
 
+/// Rooms whose timelines are read at once: full of long texts, those of a whole window would take
+/// hundreds of megabytes, of which an answer has room for a few.
+const ROOMS_AT_ONCE: usize = 10;
+
 /// How much of the rooms' timelines comes along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
@@ -152,14 +156,17 @@ async fn timelines(
         })
         .unzip();
     let mut bytes = 0;
-    let found = page::timelines(snapshot, &spans, End::Newest, window.timeline).await?;
-    for (place, timeline) in places.into_iter().zip(found) {
-        bytes += timeline.iter().map(entry_bytes).sum::<usize>();
-        if bytes > bytes_max {
-            break;
-        }
-        if let Some(slot) = timelines.get_mut(place) {
-            *slot = Some(timeline);
+    let rooms = places.chunks(ROOMS_AT_ONCE);
+    for (places, spans) in rooms.zip(spans.chunks(ROOMS_AT_ONCE)) {
+        let found = page::timelines(snapshot, spans, End::Newest, window.timeline).await?;
+        for (place, timeline) in places.iter().zip(found) {
+            bytes += timeline.iter().map(entry_bytes).sum::<usize>();
+            if bytes > bytes_max {
+                return Ok(timelines);
+            }
+            if let Some(slot) = timelines.get_mut(*place) {
+                *slot = Some(timeline);
+            }
         }
     }
     Ok(timelines)
