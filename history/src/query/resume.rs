@@ -11,12 +11,12 @@ use super::snapshots::{self, Window, visible};
 use super::timeline::written;
 use super::wire::{WireEvent, ranges};
 use super::{Failure, Terms};
-use crate::store::catch_up::{self, Dirty};
+use crate::store::catch_up::{self, Bounds, Dirty};
 use crate::store::{Snapshot, rooms};
 use plan::Plan;
 use protocol::event::SeqRange;
 use protocol::frame::{RoomSnapshot, Skip};
-use protocol::limits::{DIRTY_RANGES_MAX, RESUME_EVENTS_MAX};
+use protocol::limits::{DIRTY_RANGES_MAX, ENVELOPE_BYTES_MAX, RESUME_EVENTS_MAX};
 use protocol::query::{CatchUp, Missed, Viewer, merge_ranges};
 use protocol::{RoomId, Seq, StreamSeq};
 use serde_json::value::RawValue;
@@ -155,7 +155,13 @@ async fn leaving(
     bytes_max: usize,
 ) -> Result<Leaving, Failure> {
     let spans = plan.leaving();
-    let mut found = catch_up::ranges(snapshot, &spans, LEAVING_EVENTS_MAX + 1).await?;
+    let bounds = Bounds {
+        events: LEAVING_EVENTS_MAX + 1,
+        // Always the whole first record, and so much more than fits that it shows: as stored, a line
+        // can be a third longer.
+        bytes: 2 * bytes_max.max(ENVELOPE_BYTES_MAX),
+    };
+    let mut found = catch_up::ranges(snapshot, &spans, bounds).await?;
     let mut bytes = 0;
     let fitting = found.iter().take(LEAVING_EVENTS_MAX).take_while(|event| {
         bytes += event.line.len() + 1;
@@ -188,12 +194,7 @@ async fn one_by_one(
     covered: StreamSeq,
     bytes_max: usize,
 ) -> Result<Vec<WireEvent>, Failure> {
-    let spans = plan.one_by_one();
-    let mut found = catch_up::ranges(snapshot, &spans, RESUME_EVENTS_MAX).await?;
-    let mut sizes: BTreeMap<RoomId, usize> = BTreeMap::new();
-    for event in &found {
-        *sizes.entry(event.room.clone()).or_default() += event.line.len() + 1;
-    }
+    let mut sizes = catch_up::sizes(snapshot, &plan.one_by_one()).await?;
     while sizes.values().sum::<usize>() > bytes_max {
         let largest = sizes
             .iter()
@@ -203,7 +204,12 @@ async fn one_by_one(
         sizes.remove(&largest);
         plan.skip(&largest);
     }
-    found.retain(|event| sizes.contains_key(&event.room) && event.position <= covered);
+    let bounds = Bounds {
+        events: RESUME_EVENTS_MAX,
+        bytes: bytes_max,
+    };
+    let mut found = catch_up::ranges(snapshot, &plan.one_by_one(), bounds).await?;
+    found.retain(|event| event.position <= covered);
     Ok(found.into_iter().map(WireEvent::new).collect())
 }
 

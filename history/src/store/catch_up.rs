@@ -101,39 +101,49 @@ pub async fn first_after(
     Ok(first)
 }
 
-const RANGES: &str = "select e.room, e.seq, e.stream_seq, e.line
-    from unnest($1::text[], $2::bigint[], $3::bigint[]) as k (room, lo, hi)
-    join events e on e.room = k.room and e.seq between k.lo and k.hi
-    order by e.stream_seq, e.idx
-    limit $4";
+/// The rows whose lines are read are chosen by the lengths alone, which are stored beside the lines.
+const RANGES: &str = "select room, seq, stream_seq, line from (
+        select f.*, sum(octet_length(f.line)) over (order by f.stream_seq, f.idx)
+            - octet_length(f.line) as bytes_before
+        from (
+            select e.room, e.seq, e.stream_seq, e.idx, e.line
+            from unnest($1::text[], $2::bigint[], $3::bigint[]) as k (room, lo, hi)
+            join events e on e.room = k.room and e.seq between k.lo and k.hi
+            order by e.stream_seq, e.idx
+            limit $4
+        ) as f
+    ) as g
+    where bytes_before <= $5
+    order by stream_seq, idx";
 
-/// Every event of these spans in the order of the log, `limit` at most.
+/// How much of some spans is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Events at most.
+    pub events: usize,
+    /// Bytes of lines; the event that passes them is the last.
+    pub bytes: usize,
+}
+
+/// The events of these spans in the order of the log, as far as the bounds allow.
 ///
 /// # Errors
 /// If the statement fails.
 pub async fn ranges(
     snapshot: &mut Snapshot,
     spans: &[Span],
-    limit: usize,
+    bounds: Bounds,
 ) -> Result<Vec<Archived>, StoreError> {
     if spans.is_empty() {
         return Ok(Vec::new());
     }
+    let (rooms, lows, highs) = columns(spans);
     let query = sqlx::query(RANGES)
-        .bind(
-            spans
-                .iter()
-                .map(|span| span.room.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            spans
-                .iter()
-                .map(|span| int(span.from.0))
-                .collect::<Vec<_>>(),
-        )
-        .bind(spans.iter().map(|span| int(span.to.0)).collect::<Vec<_>>())
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        .bind(rooms)
+        .bind(lows)
+        .bind(highs)
+        .bind(i64::try_from(bounds.events).unwrap_or(i64::MAX))
+        .bind(i64::try_from(bounds.bytes).unwrap_or(i64::MAX));
     let rows = query
         .fetch_all(&mut *snapshot.tx)
         .await
@@ -142,6 +152,41 @@ pub async fn ranges(
         .map(archived)
         .collect::<Result<_, _>>()
         .doing("reading missed events")
+}
+
+const SIZES: &str = "select e.room, sum(octet_length(e.line) + 1)::bigint as bytes
+    from unnest($1::text[], $2::bigint[], $3::bigint[]) as k (room, lo, hi)
+    join events e on e.room = k.room and e.seq between k.lo and k.hi
+    group by e.room";
+
+/// Bytes of the lines of these spans by room, a byte more for each line.
+///
+/// # Errors
+/// If the statement fails.
+pub async fn sizes(
+    snapshot: &mut Snapshot,
+    spans: &[Span],
+) -> Result<BTreeMap<RoomId, usize>, StoreError> {
+    const DOING: &str = "measuring missed events";
+    if spans.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let (rooms, lows, highs) = columns(spans);
+    let query = sqlx::query(SIZES).bind(rooms).bind(lows).bind(highs);
+    let rows = query.fetch_all(&mut *snapshot.tx).await.doing(DOING)?;
+    let size = |row: &PgRow| {
+        let bytes = usize::try_from(row.number("bytes")?).unwrap_or(usize::MAX);
+        Ok((row.room("room")?, bytes))
+    };
+    rows.iter().map(size).collect::<Result<_, _>>().doing(DOING)
+}
+
+/// Spans as columns.
+fn columns(spans: &[Span]) -> (Vec<&str>, Vec<i64>, Vec<i64>) {
+    let rooms = spans.iter().map(|span| span.room.as_str()).collect();
+    let lows = spans.iter().map(|span| int(span.from.0)).collect();
+    let highs = spans.iter().map(|span| int(span.to.0)).collect();
+    (rooms, lows, highs)
 }
 
 const TOUCHING: &str = "select line from events
