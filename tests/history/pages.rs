@@ -256,6 +256,21 @@ async fn rooms_are_read_by_whom_they_are_open_to_and_absent_to_all_others() {
     assert_eq!(sees("eve", "r1").await, Err(ErrorCode::NotFound));
     assert_eq!(sees("eve", "nothing").await, Err(ErrorCode::NotFound));
     assert_eq!(sees("bob", "r2").await, Ok(vec![3, 4]));
+    archive.writes("r2", "alice", delete(2, 2)).await;
+    let of_unseen = ReadCommand::Revisions {
+        room: room("r2"),
+        on: Seq(2),
+        cursor: None,
+        limit: None,
+    };
+    let unseen = archive.reads::<RevisionList>("bob", of_unseen).await;
+    let not_found = unseen.map(|list| list.revisions.len());
+    assert_eq!(
+        not_found,
+        Err(ErrorCode::NotFound),
+        "that it was there and went is not his to know"
+    );
+
     let own = protocol::RoomId::own(&crate::archive::user("alice"));
     assert!(sees("alice", own.as_str()).await.is_ok());
     assert_eq!(sees("bob", own.as_str()).await, Err(ErrorCode::NotFound));

@@ -285,9 +285,11 @@ async fn require_shown(snapshot: &mut Snapshot, access: &Access, on: Seq) -> Res
     let room = &access.view.row.room;
     let state = look_up::message_states(snapshot, room, &[on]).await?;
     match state.into_iter().flatten().next() {
+        // What may not be read is not there, removed or not.
+        Some(_) if on < access.floor => Err(Failure::code(ErrorCode::NotFound)),
         Some(message) if message.deleted => Err(Failure::code(ErrorCode::TargetGone)),
-        Some(_) if on >= access.floor => Ok(()),
-        Some(_) | None => Err(Failure::code(ErrorCode::NotFound)),
+        Some(_) => Ok(()),
+        None => Err(Failure::code(ErrorCode::NotFound)),
     }
 }
 
