@@ -407,7 +407,7 @@ fn one_who_cannot_catch_up_for_two_minutes_is_closed_4002() {
             let Action::Ask { ticket, .. } = action else {
                 panic!()
             };
-            let away = protocol::Refusal::plain(protocol::ErrorCode::Unavailable);
+            let away = Refusal::plain(ErrorCode::Unavailable);
             client.outcome(ticket, Outcome::Answer(Err(away)));
         }
         client.says(r#"{"op":"pong"}"#);
