@@ -11,7 +11,7 @@ use crate::settings::unhurried;
 const ROOMS: usize = 12;
 
 /// Rounds of talk before something happens.
-const FIRST_ROUNDS: usize = 10;
+const FIRST_ROUNDS: usize = 3;
 
 /// Alice and Bob in several rooms.
 async fn in_many_rooms(stack: &Stack) -> (User, User, Vec<String>) {
@@ -49,6 +49,28 @@ async fn is_shared(stack: &Stack, twin: &Twin) {
             [Some(one), Some(two)] if one > 10 && two > 10 && one + two == 64 => Ok(()),
             _ => Err(owned),
         }
+    })
+    .await;
+}
+
+/// Waits until both owners have renewed every lease and looked at the other's, several times.
+async fn have_settled(stack: &Stack) {
+    let client = async_nats::connect(stack.nats_url())
+        .await
+        .expect("the broker is there");
+    let jetstream = async_nats::jetstream::new(client);
+    let renewals = async || {
+        let bucket = jetstream
+            .get_stream("KV_NATTER_LEASE")
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok::<u64, String>(bucket.cached_info().state.last_sequence)
+    };
+    // 64 leases and two instances each time.
+    let settled = eventually(PATIENCE, renewals).await + 3 * 66;
+    eventually(PATIENCE, async || match renewals().await {
+        Ok(now) if now >= settled => Ok(()),
+        other => Err(format!("{other:?} of {settled}")),
     })
     .await;
 }
@@ -126,6 +148,7 @@ async fn an_owner_that_stops_hands_over_without_an_error() {
     let stack = unhurried().separate().start().await;
     let mut twin = stack.twin(Part::Messages).await;
     is_shared(&stack, &twin).await;
+    have_settled(&stack).await;
     let (mut alice, mut bob, rooms) = in_many_rooms(&stack).await;
     bob.renews_cursor().await;
     for round in 0..FIRST_ROUNDS {
