@@ -77,6 +77,18 @@ async fn a_timeline_is_read_from_any_side_in_its_present_state() {
 }
 
 #[tokio::test]
+async fn what_was_acknowledged_is_read_at_once() {
+    let stack = crate::settings::unhurried().separate().start().await;
+    let mut alice = stack.user("alice").await;
+    let room = alice.creates_room("ops").await;
+    for number in 0..200 {
+        let seq = alice.sends(&room, &format!("message {number}")).await;
+        let page = alice.reads_back(&room, json!({"limit": 1})).await;
+        assert_eq!(all(&page["events"], "seq"), [seq]);
+    }
+}
+
+#[tokio::test]
 async fn deletions_by_moderators_take_ranges_and_all_of_a_user() {
     let stack = Stack::start().await;
     let (mut alice, mut eve) = (stack.user("alice").await, stack.user("eve").await);
