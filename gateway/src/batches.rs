@@ -5,7 +5,6 @@
 //! Everything else that goes wrong leaves the outcome unknown, and the client sends the same cids again.
 
 use crate::metrics::CommandOutcome;
-use crate::questions::ANSWER_WITHIN;
 use crate::session::outside::Settled;
 use crate::shared::Shared;
 use async_nats::HeaderMap;
@@ -17,7 +16,7 @@ use protocol::command::{Create, Write, WriteCommand};
 use protocol::event::RoomKind;
 use protocol::query::{Query, ReadCounts, Viewer};
 use protocol::request::{CommandReply, CommandRequest, CommandResult};
-use protocol::subject::{Door, LOG_STREAM};
+use protocol::subject::Door;
 use protocol::{Cid, ErrorCode, Refusal, RoomId, StreamSeq, Subject};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -146,10 +145,11 @@ impl Shared {
         let reply = self
             .deliver(room, &subject.to_string(), payload.into(), trace)
             .await?;
-        match serde_json::from_slice::<CommandReply>(&reply)
-            .ok()
-            .and_then(|reply| results_of(reply, count))
-        {
+        let reply = serde_json::from_slice::<CommandReply>(&reply).ok();
+        if let Some(reply) = &reply {
+            self.told(reply.position);
+        }
+        match reply.and_then(|reply| results_of(reply, count)) {
             Some(results) => results,
             None => {
                 tracing::error!(trace.id = %trace, "an owner's answer does not fit its batch");
@@ -241,16 +241,8 @@ impl Shared {
             Some(CommandResult::Err(refusal)) => return Err(refusal),
             None => return Err(Refusal::plain(ErrorCode::Internal)),
         }
-        // The answer tells no position; nothing stored before now lies behind the leader's last.
-        let state =
-            tokio::time::timeout(ANSWER_WITHIN, self.ctx.nats.stream_state(LOG_STREAM)).await;
-        match state {
-            Ok(Ok(Some(state))) => Ok(StreamSeq(state.last_seq)),
-            Ok(Ok(None) | Err(_)) | Err(_) => Err(Refusal::new(
-                ErrorCode::Unavailable,
-                "the log does not answer",
-            )),
-        }
+        // The owner's answer has told a position at or behind it.
+        Ok(self.at_least(StreamSeq(0)))
     }
 }
 
@@ -284,12 +276,19 @@ mod tests {
     use super::*;
     use protocol::request::Accepted;
 
+    fn reply_of(results: Vec<CommandResult>) -> CommandReply {
+        CommandReply {
+            results,
+            position: StreamSeq(0),
+        }
+    }
+
     #[test]
     fn an_owner_that_hands_over_refuses_a_batch_as_a_whole() {
         let refusal = Refusal::plain(ErrorCode::Unavailable).after_ms(200);
         let refused = || CommandResult::Err(refusal.clone());
         let stored = || CommandResult::Ok(Accepted::noop(protocol::Seq(1)));
-        let results = |results| results_of(CommandReply { results }, 3);
+        let results = |results| results_of(reply_of(results), 3);
         assert_eq!(results(vec![refused()]), Some(Err(refusal.clone())));
         let all = vec![stored(), refused(), refused()];
         assert_eq!(results(all.clone()), Some(Ok(all)));

@@ -37,6 +37,22 @@ impl Shared {
         result
     }
 
+    /// A client reads what it was told, whatever has come by the live feed yet.
+    fn min_seq(&self, query: &Query, wanted: StreamSeq) -> StreamSeq {
+        match query {
+            Query::Read { .. } | Query::ReadCounts { .. } => self.at_least(wanted),
+            Query::Position {}
+            | Query::Snapshots { .. }
+            | Query::CatchUp { .. }
+            | Query::Have { .. }
+            | Query::RoomState { .. }
+            | Query::MessageStates { .. }
+            | Query::Cids { .. }
+            | Query::UserFacts { .. }
+            | Query::Records { .. } => wanted,
+        }
+    }
+
     async fn ask_unmeasured(
         &self,
         query: Query,
@@ -47,7 +63,7 @@ impl Shared {
         let millis = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let deadline = self.now().wall.plus_ms(millis);
         let question = Question {
-            min_seq,
+            min_seq: self.min_seq(&query, min_seq),
             deadline,
             query,
         };

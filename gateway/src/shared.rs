@@ -10,7 +10,8 @@ use crate::ring::{Bounds, Ring};
 use crate::views::Views;
 use crate::writes::Writes;
 use chassis::Context;
-use protocol::Timestamp;
+use protocol::{StreamSeq, Timestamp};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,8 @@ pub struct Shared {
     pub goaway: CancellationToken,
     /// Cancelled when every socket is closed.
     pub closing: CancellationToken,
+    /// The highest position that an owner's answer has told.
+    told: AtomicU64,
     started: Instant,
 }
 
@@ -59,11 +62,28 @@ impl Shared {
             metrics,
             goaway: CancellationToken::new(),
             closing: CancellationToken::new(),
+            told: AtomicU64::new(0),
             started: Instant::now(),
             config,
             ctx,
             auth,
         }
+    }
+
+    /// An owner's answer holds as of this position: later reads see at least that.
+    pub fn told(&self, position: StreamSeq) {
+        self.told.fetch_max(position.0, Ordering::Relaxed);
+    }
+
+    /// What a read must have applied, so that whoever was told something finds it.
+    #[must_use]
+    pub fn at_least(&self, position: StreamSeq) -> StreamSeq {
+        position.max(StreamSeq(self.told.load(Ordering::Relaxed)))
+    }
+
+    /// Another log: positions of the old one mean nothing.
+    pub fn forget_told(&self) {
+        self.told.store(0, Ordering::Relaxed);
     }
 
     /// Now.

@@ -204,6 +204,7 @@ impl Upstream {
             Some((log, last)) => {
                 tracing::error!(old = %self.log, new = %log, "another log has taken the place of this one; all sockets begin anew");
                 self.log = log;
+                self.shared.forget_told();
                 self.feed = Feed::new(last, gap_max(&self.shared));
                 self.begin_behind(last);
             }

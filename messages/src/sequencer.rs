@@ -353,7 +353,9 @@ impl Sequencer {
 
     /// The next answer to a request.
     pub fn poll_reply(&mut self) -> Option<(Ticket, CommandReply)> {
-        self.desk.poll_reply()
+        let (ticket, mut reply) = self.desk.poll_reply()?;
+        reply.position = self.partition.end;
+        Some((ticket, reply))
     }
 
     /// The next thing to log, to alarm or to act on.

@@ -25,6 +25,9 @@ pub struct CommandRequest {
 pub struct CommandReply {
     /// One per command of the request.
     pub results: Vec<CommandResult>,
+    /// The stream sequence as of which they hold: a read as of it sees what was stored.
+    #[serde(default)]
+    pub position: crate::StreamSeq,
 }
 
 /// What became of one command.

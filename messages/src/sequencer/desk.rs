@@ -145,7 +145,9 @@ impl Desk {
             self.queue.remove(&ticket);
             self.unsettled.remove(&ticket);
             let results = active.results;
-            self.replies.push_back((ticket, CommandReply { results }));
+            let position = StreamSeq::default();
+            self.replies
+                .push_back((ticket, CommandReply { results, position }));
             return;
         }
         if active.has_tentative() {

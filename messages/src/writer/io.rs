@@ -50,6 +50,7 @@ pub(super) fn request(message: &Message) -> Result<Request, Refusal> {
 pub(super) async fn refuse(shared: &Shared, message: &Message, refusal: Refusal) {
     let reply = CommandReply {
         results: vec![CommandResult::Err(refusal)],
+        position: StreamSeq(0),
     };
     let body = serde_json::to_vec(&reply).expect("a reply is JSON");
     respond(shared, message, body).await;

@@ -198,7 +198,16 @@ fn requests() {
     let about = "Bodies of requests on cmd.> and of their answers.";
     let samples = [
         sample("request", (Some(request), None)),
-        sample("reply", (None, Some(CommandReply { results }))),
+        sample(
+            "reply",
+            (
+                None,
+                Some(CommandReply {
+                    results,
+                    position: protocol::StreamSeq(71),
+                }),
+            ),
+        ),
     ];
     check(
         ("requests.json", about),

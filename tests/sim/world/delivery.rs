@@ -233,5 +233,8 @@ fn in_flight(shell: &Shell, request: &Request) -> Option<CommandReply> {
             Some(CommandResult::Ok(accepted))
         })
         .collect();
-    results.map(|results| CommandReply { results })
+    results.map(|results| CommandReply {
+        results,
+        position: protocol::StreamSeq(0),
+    })
 }

@@ -114,7 +114,10 @@ impl World {
                     let results = vec![no; request.body.commands.len()];
                     self.packets.push(Packet::Reply {
                         attempt,
-                        reply: CommandReply { results },
+                        reply: CommandReply {
+                            results,
+                            position: protocol::StreamSeq(0),
+                        },
                     });
                 }
                 shell.sequencer.handle_published(now, Outcome::Unknown);
