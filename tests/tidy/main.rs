@@ -4,6 +4,7 @@
 //! and not only on a repository that happens to be clean.
 
 mod architecture;
+mod catalogues;
 mod files;
 mod markdown;
 mod sources;
