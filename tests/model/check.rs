@@ -1,11 +1,11 @@
 //! The promises as properties, and runs of the checker.
 
 use crate::model::World;
-use crate::setup::{Setup, Sight};
+use crate::setup::{Setup, Shortcut, Sight};
 use crate::truth::Broken;
 use crate::world::{Action, State};
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// A run with more is no part of the tests.
 const STATES_MAX: usize = 5_000_000;
@@ -100,6 +100,12 @@ pub fn holds(setup: Setup) {
         .filter(|s| world.sights(**s) == 0)
         .collect();
     assert!(unseen.is_empty(), "{}: never met: {unseen:?}", setup.name);
+}
+
+/// Finds a promise that a shortcut breaks in a set-up where none breaks without it.
+pub fn breaks_only_with(shortcut: Shortcut, setup: Setup, promises: &[&str]) {
+    holds(setup);
+    breaks(setup.with(shortcut), promises);
 }
 
 /// Finds a promise that a shortcut breaks.

@@ -1,4 +1,20 @@
-//! The model checker: every order of events around the real cores, within small budgets of faults.
+//! The model checker: every order of events around the real sequencer, within small budgets of faults.
+//!
+//! | module | is |
+//! |---|---|
+//! | `setup`, `setups` | who is there and what may go wrong how often; the set-ups that are explored whole |
+//! | `script` | the people, their commands, and the log before the first step |
+//! | `owner` | the real core with what its shell has in hand; a step of it is computed once |
+//! | `log`, `history` | the broker's subject, and what history answers |
+//! | `world`, `model` | a state, what can happen in it, and what that does |
+//! | `truth`, `check` | the promises, and runs of the checker |
+//! | `shortcuts` | rules left out one by one: each must be missed |
+//! | `traces` | orders of events that once broke a promise |
+//!
+//! What is taken for granted: a client that has sent a command again does not hear the reply to an
+//! older copy; and where the reason of a refusal may go away (`unban`, `floats`) it sends again only
+//! when told a temporary error, or when the deadline has passed. One whose copy is still on its way
+//! within its deadline can be told a refusal of the next copy, and have the first one stored later.
 
 mod check;
 mod history;
@@ -8,17 +24,44 @@ mod owner;
 mod script;
 mod setup;
 mod setups;
+mod shortcuts;
+mod traces;
 mod truth;
 mod world;
 
 use check::holds;
-use setups::{BAN, UNBAN};
 
 #[test]
-fn ban() {
-    holds(BAN);
+fn every_promise_holds_while_owners_rival() {
+    holds(setups::RIVALS);
 }
+
 #[test]
-fn unban() {
-    holds(UNBAN);
+fn every_promise_holds_while_copies_arrive_in_any_order() {
+    holds(setups::COPIES);
+}
+
+#[test]
+fn every_promise_holds_while_a_ban_is_on_its_way() {
+    holds(setups::BAN);
+}
+
+#[test]
+fn every_promise_holds_while_a_ban_is_lifted_and_made_again() {
+    holds(setups::UNBAN);
+}
+
+#[test]
+fn every_promise_holds_while_history_lags_behind_cold_owners() {
+    holds(setups::COLD);
+}
+
+#[test]
+fn every_promise_holds_while_an_owner_forgets_what_history_has() {
+    holds(setups::FORGETFUL);
+}
+
+#[test]
+fn every_promise_holds_while_appends_float() {
+    holds(setups::FLOATS);
 }

@@ -90,6 +90,7 @@ pub struct Owner {
     pub read: Option<Read>,
     pub asks: Vec<Ask>,
     copies: BTreeMap<Ticket, Copy>,
+    opened: bool,
 }
 
 /// What came of an input.
@@ -111,7 +112,8 @@ pub struct Step {
     pub read: Option<u8>,
     /// How many questions it has open; the youngest are the last.
     pub asks: u8,
-    pub open: bool,
+    /// Its epoch record was stored, at some time.
+    pub opened: bool,
 }
 
 /// All owners that were ever met, and all records.
@@ -240,6 +242,7 @@ impl Owner {
             read: None,
             asks: Vec::new(),
             copies: BTreeMap::new(),
+            opened: false,
         }
     }
 
@@ -304,7 +307,7 @@ impl Owner {
             behind_unwritten: false,
             read: None,
             asks: 0,
-            open: false,
+            opened: false,
         };
         while let Some(publish) = self.sequencer.poll_publish(now) {
             assert!(self.publish.is_none(), "one append at a time");
@@ -337,7 +340,8 @@ impl Owner {
             self.collect(&mut step);
         }
         step.asks = u8::try_from(self.asks.len()).unwrap();
-        step.open = self.sequencer.is_open(now);
+        self.opened |= self.sequencer.is_open(now);
+        step.opened = self.opened;
         step
     }
 

@@ -3,7 +3,7 @@
 use crate::script::{Client, Does};
 
 /// How often each thing may happen in one run; a state space is finite because these are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Budget {
     /// A process takes the partition over, whether its owner still lives or not.
     pub takeovers: u8,
@@ -33,6 +33,25 @@ pub struct Budget {
     pub lost_replies: u8,
     /// A client sends the same commands again.
     pub resends: u8,
+}
+
+impl Budget {
+    /// Everything arrives, everybody lives.
+    pub const NONE: Self = Self {
+        takeovers: 0,
+        lags: 0,
+        crashes: 0,
+        stops: 0,
+        timeouts: 0,
+        echoes: 0,
+        late_answers: 0,
+        ticks: 0,
+        failed_reads: 0,
+        failed_asks: 0,
+        late_requests: 0,
+        lost_replies: 0,
+        resends: 0,
+    };
 }
 
 /// A plausible shortcut, planted in what surrounds the core.
@@ -66,6 +85,9 @@ pub enum Shortcut {
     OldBase,
     /// A takeover writes no epoch record.
     NoEpochRecord,
+    /// A takeover takes requests in before its epoch record is stored, which the owner before may also
+    /// have got and answered.
+    ListenBeforeFence,
     /// The commands of a batch are sent as requests of their own.
     SplitBatch,
     /// An owner does not know when a request's sender gives up.

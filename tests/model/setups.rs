@@ -1,8 +1,12 @@
-//! The six set-ups whose every state is explored.
+//! The set-ups whose every state is explored.
 
 use crate::script::{Client, Does, OWNER};
 use crate::setup::{Budget, Setup, Sight};
 
+const ALICE_ONCE: Client = Client {
+    user: "alice",
+    batches: &[&[Does::Says]],
+};
 const ALICE_TWICE: Client = Client {
     user: "alice",
     batches: &[&[Does::Says], &[Does::Says]],
@@ -14,22 +18,6 @@ const ALICE_BATCH: Client = Client {
 const BOB: Client = Client {
     user: "bob",
     batches: &[&[Does::Says]],
-};
-
-const NO_FAULTS: Budget = Budget {
-    takeovers: 0,
-    lags: 0,
-    crashes: 0,
-    stops: 0,
-    timeouts: 0,
-    echoes: 0,
-    late_answers: 0,
-    ticks: 0,
-    failed_reads: 0,
-    failed_asks: 0,
-    late_requests: 0,
-    lost_replies: 0,
-    resends: 0,
 };
 
 /// Two processes take the partition from each other; the one before may be dead or only paused.
@@ -45,17 +33,16 @@ pub const RIVALS: Setup = Setup {
     patient: false,
     budget: Budget {
         takeovers: 2,
-        crashes: 1,
+        timeouts: 1,
         late_answers: 1,
         resends: 1,
-        ..NO_FAULTS
+        ..Budget::NONE
     },
     shortcut: None,
     sights: &[
         Sight::TwoOwners,
         Sight::Conflict,
         Sight::FloatStored,
-        Sight::StoredButTimedOut,
         Sight::Repeat,
         Sight::Overtaken,
     ],
@@ -68,10 +55,10 @@ pub const COPIES: Setup = Setup {
     budget: Budget {
         takeovers: 1,
         timeouts: 1,
+        echoes: 1,
         late_requests: 1,
-        lost_replies: 1,
         resends: 2,
-        ..NO_FAULTS
+        ..Budget::NONE
     },
     sights: &[
         Sight::Repeat,
@@ -86,20 +73,20 @@ pub const COPIES: Setup = Setup {
 pub const BAN: Setup = Setup {
     name: "ban",
     clients: &[
-        ALICE_TWICE,
+        ALICE_ONCE,
+        BOB,
         Client {
             user: OWNER,
             batches: &[&[Does::Bans("alice")]],
         },
     ],
-    members: &["alice"],
+    members: &["alice", "bob"],
     budget: Budget {
         takeovers: 1,
         timeouts: 1,
-        late_answers: 1,
         late_requests: 1,
         resends: 1,
-        ..NO_FAULTS
+        ..Budget::NONE
     },
     sights: &[
         Sight::DeniedByRead,
@@ -132,7 +119,7 @@ pub const UNBAN: Setup = Setup {
         timeouts: 1,
         late_requests: 1,
         resends: 1,
-        ..NO_FAULTS
+        ..Budget::NONE
     },
     sights: &[
         Sight::DeniedByRead,
@@ -147,31 +134,44 @@ pub const UNBAN: Setup = Setup {
 /// Owners know only the log's tail, forget what they may, and ask a history that lags.
 pub const COLD: Setup = Setup {
     name: "cold",
-    clients: &[
-        Client {
-            user: "alice",
-            batches: &[&[Does::Answers(4), Does::Says]],
-        },
-        BOB,
-    ],
+    clients: &[Client {
+        user: "alice",
+        batches: &[&[Does::Answers(5), Does::Says]],
+    }],
+    members: &["alice", "bob"],
+    past: &[("bob", Does::Says)],
+    cold: true,
+    forgets: true,
+    budget: Budget {
+        takeovers: 1,
+        ticks: 1,
+        failed_asks: 1,
+        resends: 1,
+        ..Budget::NONE
+    },
+    sights: &[Sight::ColdRoom, Sight::Repeat, Sight::Later],
+    ..RIVALS
+};
+
+/// One owner that forgets again and again, and must be told by history what it knew itself.
+pub const FORGETFUL: Setup = Setup {
+    name: "forgetful",
+    clients: &[Client {
+        user: "alice",
+        batches: &[&[Does::Answers(5)], &[Does::Says]],
+    }],
+    members: &["alice", "bob"],
     past: &[("bob", Does::Says)],
     clock: &[0, 12_000],
     cold: true,
     forgets: true,
     budget: Budget {
-        takeovers: 1,
         late_answers: 1,
-        failed_asks: 1,
-        ticks: 1,
+        ticks: 2,
         resends: 1,
-        ..NO_FAULTS
+        ..Budget::NONE
     },
-    sights: &[
-        Sight::ColdRoom,
-        Sight::AskedAgain,
-        Sight::Repeat,
-        Sight::Later,
-    ],
+    sights: &[Sight::ColdRoom, Sight::AskedAgain, Sight::Repeat],
     ..RIVALS
 };
 
@@ -186,13 +186,14 @@ pub const FLOATS: Setup = Setup {
         },
     ],
     members: &["alice"],
-    clock: &[0, 300, 4_500],
+    clock: &[0, 300],
     patient: true,
     budget: Budget {
         takeovers: 1,
         timeouts: 2,
+        late_answers: 1,
         resends: 1,
-        ..NO_FAULTS
+        ..Budget::NONE
     },
     sights: &[
         Sight::FloatStored,

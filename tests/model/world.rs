@@ -41,6 +41,8 @@ pub struct Writer {
     pub read: Option<Reading>,
     /// One for each open question: as of how many records it was answered.
     pub asks: Vec<Option<u8>>,
+    /// Requests reach it: its epoch record is stored.
+    pub listens: bool,
     /// Its last append's outcome is unknown, and no read has told yet.
     pub unsure: bool,
 }
@@ -85,13 +87,24 @@ pub struct ClientState {
     pub tried: bool,
 }
 
+/// Where a request goes: all who listen have subscribed to the same subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// To all of them.
+    All,
+    /// To this one alone; the others have not begun to listen, or lose it.
+    One(u8),
+    /// Nowhere yet: the network holds it back.
+    Nobody,
+}
+
 /// One thing that happens. Writers, clients, floats and late requests are named by their place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A client sends its commands to a writer, or into a network that holds them back.
+    /// A client sends its commands.
     Send {
         client: u8,
-        to: Option<u8>,
+        to: To,
     },
     /// A request that was held back arrives.
     Arrive {
@@ -141,7 +154,7 @@ pub enum Action {
         writer: u8,
         ask: u8,
     },
-    /// History applies one more record.
+    /// History applies what is in the log.
     Apply,
     /// The clock shows the next moment.
     Clock,
