@@ -361,16 +361,3 @@ async fn any_text_comes_back_as_it_was_sent() {
         .collect();
     assert_eq!(archived, texts);
 }
-
-#[tokio::test]
-async fn a_read_right_after_an_acknowledgement_shows_the_write() {
-    let stack = Stack::start().await;
-    let mut alice = stack.user("alice").await;
-    let room = alice.creates_room("ops").await;
-    for number in 3..=22 {
-        let seq = alice.sends(&room, "now?").await;
-        assert_eq!(seq, number);
-        let page = alice.reads_back(&room, json!({"limit": 1})).await;
-        assert_eq!(page["events"][0]["seq"], seq);
-    }
-}

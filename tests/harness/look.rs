@@ -118,6 +118,19 @@ pub(crate) fn descendants(ancestor: u32) -> BTreeSet<Running> {
     }
 }
 
+/// Like [`all_end`] for who cannot await; gives up silently, since something else fails then.
+#[expect(clippy::disallowed_methods, reason = "a drop cannot await")]
+pub(crate) fn outlive(processes: &BTreeSet<Running>) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let looks = ENDS_WITHIN.as_millis() / PAUSE.as_millis();
+    for _ in 0..looks {
+        if !running().iter().any(|it| is_among(it, processes)) {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// Waits until none of these processes is left.
 pub async fn all_end(processes: &BTreeSet<Running>) {
     eventually(ENDS_WITHIN, async || {

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::eventually::{PATIENCE, eventually};
+use crate::look;
 use crate::template;
 use crate::token::Tokens;
 use crate::user::User;
@@ -342,15 +343,25 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        if let Some(mut dev) = self.dev.take() {
-            send(dev.id(), Signal::TERM);
-            drop(dev.wait());
-        }
         if std::thread::panicking() {
+            if let Some(mut dev) = self.dev.take() {
+                send(dev.id(), Signal::TERM);
+                drop(dev.wait());
+            }
             eprintln!("kept {}\n{}", self.data.display(), self.logs());
-        } else {
-            drop(std::fs::remove_dir_all(&self.data));
+            return;
         }
+        if let Some(mut dev) = self.dev.take() {
+            // Nobody needs the data any more: a database that writes it all down would take a second.
+            let processes = look::descendants(dev.id());
+            if let Some(postgres) = self.pid_now(Part::Postgres) {
+                send(postgres, Signal::QUIT);
+            }
+            send(dev.id(), Signal::KILL);
+            drop(dev.wait());
+            look::outlive(&processes);
+        }
+        drop(std::fs::remove_dir_all(&self.data));
     }
 }
 
