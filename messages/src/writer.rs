@@ -15,6 +15,7 @@ use async_nats::Message;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use inlets::Inlet;
 pub(crate) use inlets::Inlets;
 use protocol::{Partition, StreamSeq};
 use std::sync::Arc;
@@ -86,6 +87,7 @@ impl Writer {
                 ended = Some(why);
             }
             if self.sequencer.is_open(self.shared.now())
+                && self.listens().await
                 && let Some(opened) = opened.take()
             {
                 self.report();
@@ -108,7 +110,9 @@ impl Writer {
                         self.take_in(&mut askers, message).await;
                     }
                 }
-                Event::Alive(message) => io::say_alive(&self.shared, &message).await,
+                Event::Alive(message) => {
+                    io::say_alive(&self.shared, &message, self.inlets.listens()).await;
+                }
                 Event::Published(outcome, since) => {
                     io::count_append(&self.shared, outcome, since);
                     self.sequencer.handle_published(now, outcome);
@@ -151,9 +155,28 @@ impl Writer {
             () = self.orders.drain.cancelled(), if !draining => Event::Drain,
             () = tokio::time::sleep_until(ticked + tick) => Event::Tick,
             Some(event) = operations.next(), if !operations.is_empty() => event,
-            Some(message) = self.inlets.alive.next() => Event::Alive(message),
-            Some(messages) = self.inlets.commands.next() => Event::Commands(messages),
+            inlet = self.inlets.next() => match inlet {
+                Inlet::Alive(message) => Event::Alive(message),
+                Inlet::Commands(messages) => Event::Commands(messages),
+            },
         }
+    }
+
+    /// Lets commands in, if they do not come yet; whether they do.
+    async fn listens(&mut self) -> bool {
+        if self.inlets.listens() {
+            return true;
+        }
+        let listening = self.inlets.listen(&self.shared, self.partition).await;
+        if let Err(error) = &listening {
+            tracing::warn!(
+                partition = self.partition.number(),
+                %error,
+                "the commands of partition {} cannot be subscribed to",
+                self.partition
+            );
+        }
+        listening.is_ok()
     }
 
     /// Does everything that the sequencer wants now; why it must end, if it must.

@@ -2,6 +2,11 @@
 //!
 //! An unsubscription drops what is on its way. So the old owner stays subscribed until the next one is,
 //! keeps what arrives meanwhile, and then sends it on: a copy that both have got is a repeat.
+//!
+//! Commands come in only once the epoch record is stored. An owner before that is not gone gets them
+//! too; had it refused one, with a proof, before that record, this one could find the reason gone later
+//! and store it (`tests/model`, `requests_taken_in_before_the_epoch_record_belie_a_refusal`). Until then
+//! nobody listens, or the old owner keeps; a door tries again as long as nobody listens.
 
 use super::io;
 use crate::shared::Shared;
@@ -25,31 +30,55 @@ const ANSWER: Duration = Duration::from_millis(200);
 /// How soon a client that could not be sent on should try again.
 const RETRY_AFTER_MS: u64 = 200;
 
-/// Subscriptions of a partition, made before its tail is read so that no command finds nobody.
+/// Subscriptions of a partition.
 pub(crate) struct Inlets {
-    pub(super) commands: ReadyChunks<Subscriber>,
-    pub(super) alive: Subscriber,
+    /// `None` until the epoch record is stored.
+    commands: Option<ReadyChunks<Subscriber>>,
+    alive: Subscriber,
     /// Commands that came after this owner stopped taking them.
     kept: Vec<Message>,
 }
 
 impl Inlets {
-    /// Subscribes to a partition's commands and to the question whether its owner is alive.
+    /// Subscribes to the question whether a partition's owner is alive.
     pub(crate) async fn open(
         shared: &Shared,
         partition: Partition,
     ) -> Result<Self, chassis::nats::SendError> {
         let alive = Subject::Own(partition).to_string();
-        let commands = Subject::Commands(partition).to_string();
-        let (alive, commands) = tokio::try_join!(
-            shared.nats.subscribe(alive),
-            shared.nats.subscribe(commands),
-        )?;
         Ok(Self {
-            commands: commands.ready_chunks(COMMANDS_AT_ONCE),
-            alive,
+            commands: None,
+            alive: shared.nats.subscribe(alive).await?,
             kept: Vec::new(),
         })
+    }
+
+    /// Whether commands come in.
+    pub(super) const fn listens(&self) -> bool {
+        self.commands.is_some()
+    }
+
+    /// Lets commands in: the epoch record is stored.
+    pub(super) async fn listen(
+        &mut self,
+        shared: &Shared,
+        partition: Partition,
+    ) -> Result<(), chassis::nats::SendError> {
+        let commands = Subject::Commands(partition).to_string();
+        let commands = shared.nats.subscribe(commands).await?;
+        self.commands = Some(commands.ready_chunks(COMMANDS_AT_ONCE));
+        Ok(())
+    }
+
+    /// What waits for the writer: commands, if they come in, or the question whether it is alive.
+    ///
+    /// Cancel safety: safe, nothing is taken that is not returned.
+    pub(super) async fn next(&mut self) -> Inlet {
+        tokio::select! {
+            biased;
+            Some(message) = self.alive.next() => Inlet::Alive(message),
+            messages = next_of(&mut self.commands) => Inlet::Commands(messages),
+        }
     }
 
     /// Keeps commands for the next owner; what is too much is answered `unavailable`.
@@ -80,7 +109,7 @@ impl Inlets {
             loop {
                 tokio::select! {
                     biased;
-                    Some(messages) = commands.next() => {
+                    messages = next_of(&mut commands) => {
                         let space = PARTITION_PENDING_MAX.saturating_sub(kept.len());
                         kept.extend(messages.into_iter().take(space));
                     }
@@ -100,13 +129,32 @@ impl Inlets {
     }
 }
 
+/// What came in.
+pub(super) enum Inlet {
+    Commands(Vec<Message>),
+    Alive(Message),
+}
+
+/// The next commands; never, if there will be none.
+async fn next_of(commands: &mut Option<ReadyChunks<Subscriber>>) -> Vec<Message> {
+    if let Some(commands) = commands
+        && let Some(messages) = commands.next().await
+    {
+        return messages;
+    }
+    std::future::pending().await
+}
+
+/// Whether another owner lets commands in.
 async fn has_next_owner(shared: &Shared, partition: Partition) -> bool {
     let subject = Subject::Own(partition).to_string();
     let answer = shared
         .nats
         .request(subject, HeaderMap::new(), bytes::Bytes::new(), ANSWER)
         .await;
-    answer.is_ok_and(|instance| *instance != *shared.instance.as_str().as_bytes())
+    // One that does not let commands in yet gives no name.
+    let me = shared.instance.as_str().as_bytes();
+    answer.is_ok_and(|instance| !instance.is_empty() && *instance != *me)
 }
 
 /// The same message once more, with the reply subject of the first.

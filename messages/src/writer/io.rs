@@ -56,14 +56,14 @@ pub(super) async fn refuse(shared: &Shared, message: &Message, refusal: Refusal)
     respond(shared, message, body).await;
 }
 
-/// Answers the question whether the partition's owner is alive.
-pub(super) async fn say_alive(shared: &Shared, message: &Message) {
-    respond(
-        shared,
-        message,
-        shared.instance.as_str().as_bytes().to_vec(),
-    )
-    .await;
+/// Answers the question whether the partition's owner is alive: with its name, if it lets commands in.
+pub(super) async fn say_alive(shared: &Shared, message: &Message, listens: bool) {
+    let name = if listens {
+        shared.instance.as_str().as_bytes().to_vec()
+    } else {
+        Vec::new()
+    };
+    respond(shared, message, name).await;
 }
 
 async fn respond(shared: &Shared, message: &Message, body: Vec<u8>) {
