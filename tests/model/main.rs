@@ -37,6 +37,11 @@ fn every_promise_holds_while_owners_rival() {
 }
 
 #[test]
+fn every_promise_holds_while_three_owners_rival() {
+    holds(setups::THREE);
+}
+
+#[test]
 fn every_promise_holds_while_copies_arrive_in_any_order() {
     holds(setups::COPIES);
 }

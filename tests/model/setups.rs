@@ -48,6 +48,21 @@ pub const RIVALS: Setup = Setup {
     ],
 };
 
+/// Three processes want the partition, one after the other.
+pub const THREE: Setup = Setup {
+    name: "three",
+    clients: &[ALICE_ONCE, BOB],
+    writers: 3,
+    budget: Budget {
+        takeovers: 2,
+        crashes: 1,
+        resends: 1,
+        ..Budget::NONE
+    },
+    sights: &[Sight::TwoOwners, Sight::Conflict, Sight::FloatStored],
+    ..RIVALS
+};
+
 /// The same commands are sent again and again, and arrive in any order.
 pub const COPIES: Setup = Setup {
     name: "copies",
