@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 
 use crate::eventually::{PATIENCE, eventually};
-use crate::proxy::free_port;
+use crate::port::Port;
 use crate::stack::{Part, Stack, send};
 
 /// Bytes of the disk. Streams without a message take a few hundred kilobytes.
@@ -23,6 +23,7 @@ const LEFT_BYTES: usize = 1024 * 1024;
 pub struct SmallBroker {
     keeper: Child,
     url: String,
+    _port: Port,
     folder: PathBuf,
     /// Its program is the one that this stack runs.
     _servers: Stack,
@@ -40,9 +41,10 @@ impl SmallBroker {
         let program = program.expect("the broker's program can be read");
         let folder = servers.data().join("small");
         std::fs::create_dir(&folder).expect("the data folder is ours");
-        let (port, disk) = (free_port(), folder.display());
+        let port = Port::claim();
+        let (number, disk) = (port.number, folder.display());
         let configuration = format!(
-            "server_name: small\nhost: 127.0.0.1\nport: {port}\nmax_payload: 8MB\npid_file: \"{disk}/pid\"\n\
+            "server_name: small\nhost: 127.0.0.1\nport: {number}\nmax_payload: 8MB\npid_file: \"{disk}/pid\"\n\
              jetstream {{ store_dir: \"{disk}/store\", sync_interval: always, max_file_store: 1GB }}\n"
         );
         std::fs::write(servers.data().join("small.conf"), configuration).expect("it is ours");
@@ -66,11 +68,12 @@ impl SmallBroker {
             .process_group(0)
             .spawn()
             .expect("unshare is everywhere");
-        let url = format!("nats://127.0.0.1:{port}");
+        let url = format!("nats://127.0.0.1:{number}");
         eventually(PATIENCE, async || async_nats::connect(&url).await).await;
         Self {
             keeper,
             url,
+            _port: port,
             folder,
             _servers: servers,
         }

@@ -15,6 +15,7 @@ mod broker;
 mod eventually;
 pub mod http;
 mod look;
+mod port;
 pub mod program;
 mod proxy;
 mod socket;

@@ -6,14 +6,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Below the ports that the kernel gives to outgoing connections.
-const PORTS: std::ops::Range<u16> = 17_800..18_000;
+use crate::port::Port;
 
 /// Passes connections on to one server, on a thread of its own so that a waiting test does not stop it.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
     whole: watch::Sender<bool>,
+    _port: Port,
 }
 
 impl Proxy {
@@ -30,11 +30,12 @@ impl Proxy {
         let server = server
             .parse()
             .expect("the stack names its servers by address");
-        let listener = free_listener();
+        let port = Port::claim();
+        let address = SocketAddr::from(([127, 0, 0, 1], port.number));
+        let listener = std::net::TcpListener::bind(address).expect("the port is ours");
         listener
             .set_nonblocking(true)
             .expect("a socket can be made nonblocking");
-        let address = listener.local_addr().expect("it is bound");
         let (whole, watched) = watch::channel(true);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -44,7 +45,11 @@ impl Proxy {
                 .expect("a runtime can be made")
                 .block_on(passes(listener, server, watched));
         });
-        Self { address, whole }
+        Self {
+            address,
+            whole,
+            _port: port,
+        }
     }
 
     /// The same URL, through the cable.
@@ -66,18 +71,6 @@ impl Proxy {
     pub fn is_mended(&self) {
         self.whole.send_replace(true);
     }
-}
-
-/// A port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    free_listener().local_addr().expect("it is bound").port()
-}
-
-fn free_listener() -> std::net::TcpListener {
-    let start = rand::random_range(PORTS);
-    let mut ports = (start..PORTS.end).chain(PORTS.start..start);
-    let listener = ports.find_map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).ok());
-    listener.expect("one of many ports is free")
 }
 
 /// What stands between `://` and the path.
@@ -118,9 +111,7 @@ async fn passes(
         if whole.wait_for(|whole| *whole).await.is_err() {
             return;
         }
-        listener = TcpListener::bind(address)
-            .await
-            .expect("the port was ours a moment ago");
+        listener = TcpListener::bind(address).await.expect("the port is ours");
     }
 }
 

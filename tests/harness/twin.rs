@@ -7,7 +7,7 @@ use tokio::process::Child;
 
 use crate::eventually::{PATIENCE, eventually};
 use crate::http::Request;
-use crate::proxy::free_port;
+use crate::port::Port;
 use crate::stack::{Part, Stack, send};
 use crate::template;
 
@@ -15,8 +15,8 @@ use crate::template;
 #[derive(Debug)]
 pub struct Twin {
     child: Child,
-    public: u16,
-    ops: u16,
+    public: Port,
+    ops: Port,
 }
 
 impl Stack {
@@ -33,7 +33,7 @@ impl Stack {
                 .expect("settings are text")
                 .split_once('=')
         });
-        let (public, ops) = (free_port(), free_port());
+        let (public, ops) = (Port::claim(), Port::claim());
         let log = self.data().join(format!("log/{}-twin.log", part.name()));
         let log = std::fs::File::create(log).expect("the folder is ours");
         let mut command = Command::new(template::natter());
@@ -50,8 +50,8 @@ impl Stack {
             .arg(part.name())
             .env_clear()
             .envs(variables)
-            .env("NATTER_LISTEN", format!("127.0.0.1:{public}"))
-            .env("NATTER_OPS_LISTEN", format!("127.0.0.1:{ops}"))
+            .env("NATTER_LISTEN", format!("127.0.0.1:{}", public.number))
+            .env("NATTER_OPS_LISTEN", format!("127.0.0.1:{}", ops.number))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file has another handle"))
             .stderr(log);
@@ -78,12 +78,12 @@ impl Stack {
 impl Twin {
     /// The socket's address, of a gateway.
     pub fn socket_url(&self) -> String {
-        format!("ws://127.0.0.1:{}/v1/ws", self.public)
+        format!("ws://127.0.0.1:{}/v1/ws", self.public.number)
     }
 
     /// An address of its operators' port.
     pub fn ops_url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.ops)
+        format!("http://127.0.0.1:{}{path}", self.ops.number)
     }
 
     /// Is asked to stop, and stops in order.
