@@ -65,6 +65,10 @@ async fn a_replay_of_real_chat_ends_with_zeros() {
     for kind in ["actions", "replies", "joins", "leaves", "renames", "blank"] {
         assert!(lines[kind].as_u64() > Some(0), "{kind}: {report}");
     }
+    for room in report["rooms"].as_array().expect("a list") {
+        let said = verify(&stack, room["room"].as_str().expect("an id")).await;
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
 }
 
 #[tokio::test]
