@@ -1,11 +1,12 @@
 //! The errands of the binary: replay, verify, chat; and a client in another language.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tests::program::{Dialogue, Said, run};
-use tests::{Part, Stack, User};
+use tests::{PATIENCE, Part, Stack, User, eventually};
 use tokio::process::Command;
 
 use crate::settings::unhurried;
@@ -71,12 +72,29 @@ async fn a_replay_of_real_chat_ends_with_zeros() {
     }
 }
 
+/// Waits until there are some messages more in the archive.
+async fn some_is_archived(stack: &Stack) {
+    let archived = async || stack.number("select count(*) from messages").await;
+    let before = archived().await;
+    eventually(PATIENCE, async || match archived().await {
+        now if now > before + 10 => Ok(()),
+        now => Err(format!("{now} messages")),
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_replay_ends_with_zeros_though_every_part_is_killed_meanwhile() {
     let stack = Stack::builder().separate().start().await;
     // Few sockets and rate limits make it last long enough for all the kills.
     let mut command = replay(&stack, &[day()]);
-    command.args(["--connections", "8"]);
+    command.args(["--connections", "2"]);
+    let ended = Cell::new(false);
+    let played = async {
+        let said = run(command).await;
+        ended.set(true);
+        said
+    };
     let kills = async {
         for part in [
             Part::Gateway,
@@ -85,11 +103,13 @@ async fn a_replay_ends_with_zeros_though_every_part_is_killed_meanwhile() {
             Part::NatsServer,
             Part::Postgres,
         ] {
+            some_is_archived(&stack).await;
+            assert!(!ended.get(), "too short for a kill of {}", part.name());
             stack.kills(part).await;
             stack.is_ready().await;
         }
     };
-    let (said, ()) = tokio::join!(run(command), kills);
+    let (said, ()) = tokio::join!(played, kills);
     check_verdict(&said);
 }
 

@@ -83,6 +83,16 @@ impl Stack {
         done.expect("the statement is right").rows_affected()
     }
 
+    /// Asks the database for one number.
+    pub async fn number(&self, query: &'static str) -> u64 {
+        let connected = PgConnection::connect(self.database_url()).await;
+        let mut connection = connected.expect("the database takes connections");
+        let asked = sqlx::query_scalar::<_, i64>(query)
+            .fetch_one(&mut connection)
+            .await;
+        u64::try_from(asked.expect("the query is right")).expect("a count")
+    }
+
     /// The natter binary with these arguments, using this stack's data folder and address.
     pub fn natter(&self, arguments: &[&str]) -> Command {
         let mut command = program::natter(arguments);
