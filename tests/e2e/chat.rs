@@ -7,6 +7,7 @@ use tests::{Stack, User, cid, cid_at, message, with_cid};
 async fn two_in_a_room(stack: &Stack) -> (User, User, String) {
     let (mut alice, mut bob) = (stack.user("alice").await, stack.user("bob").await);
     let room = alice.creates_room("ops").await;
+    alice.enters(&room).await;
     bob.joins(&room).await;
     bob.enters(&room).await;
     (alice, bob, room)

@@ -63,6 +63,7 @@ async fn a_message_posted_again_with_its_key_is_the_same_message() {
     let stack = Stack::start().await;
     let mut alice = stack.user("alice").await;
     let room = alice.creates_room("ops").await;
+    alice.enters(&room).await;
     let token = stack.tokens().token("alice");
     let key = cid();
     let post = Request::post(

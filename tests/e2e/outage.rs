@@ -196,7 +196,7 @@ async fn a_broker_that_hangs_is_as_good_as_none() {
     bob.joins(&room).await;
     bob.enters(&room).await;
     bob.renews_cursor().await;
-    stack.signal(Part::NatsServer, rustix::process::Signal::STOP);
+    stack.freezes(Part::NatsServer).await;
     let during = message(&room, "during");
     let err = alice
         .asks(during.clone())
@@ -211,7 +211,7 @@ async fn a_broker_that_hangs_is_as_good_as_none() {
         err["temp"] == true && err["retry_after_ms"].is_u64(),
         "{err}"
     );
-    stack.signal(Part::NatsServer, rustix::process::Signal::CONT);
+    stack.thaws(Part::NatsServer);
     alice.insists(during).await.expect("stored");
     alice.sends(&room, "after").await;
     bob.sees_in_the_end(&room, "after").await;

@@ -337,6 +337,7 @@ async fn any_text_comes_back_as_it_was_sent() {
     let (mut alice, mut bob) = (stack.user("alice").await, stack.user("bob").await);
     let room = alice.creates_room("ops").await;
     bob.joins(&room).await;
+    bob.enters(&room).await;
     let texts = [
         "\0 and \u{fdd0} and \u{fdd0}0",
         "\u{202e}right to left\u{202c}\u{200f}",

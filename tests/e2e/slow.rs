@@ -19,6 +19,7 @@ async fn a_slow_reader_is_told_that_it_lags_and_catches_up() {
     let room = alice
         .creates(json!({"kind": "public", "name": "big", "members": ["bob", "carol"]}))
         .await;
+    bob.enters(&room).await;
     // Carol reads nothing while 9 MB go by; Bob reads everything, undisturbed.
     let text = |number: u64| format!("{number} {}", "\u{1f600}".repeat(7_900));
     for number in 0..MESSAGES {

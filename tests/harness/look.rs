@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::process::Command;
@@ -81,6 +82,30 @@ impl Stack {
             .execute(&mut connection)
             .await;
         done.expect("the statement is right").rows_affected()
+    }
+
+    /// Stops a part in the middle of whatever it does, and waits until it stands still.
+    pub async fn freezes(&self, part: Part) {
+        self.signal(part, Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid(part));
+        eventually(ENDS_WITHIN, async || {
+            let threads = std::fs::read_dir(&tasks).map_err(|error| error.to_string())?;
+            let stats = threads.filter_map(|thread| {
+                std::fs::read_to_string(thread.ok()?.path().join("stat")).ok()
+            });
+            let moving = stats.filter(|stat| !stat.contains(") T ")).count();
+            if moving == 0 {
+                Ok(())
+            } else {
+                Err(format!("{moving} threads run on"))
+            }
+        })
+        .await;
+    }
+
+    /// Lets a part go on that stood still.
+    pub fn thaws(&self, part: Part) {
+        self.signal(part, Signal::CONT);
     }
 
     /// Asks the database for one number.
