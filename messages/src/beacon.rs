@@ -6,6 +6,7 @@
 use crate::shared::Shared;
 use async_nats::HeaderMap;
 use protocol::StreamSeq;
+use protocol::limits::{BEACON_AFTER_MS, BEACON_INTERVAL_MS};
 use protocol::request::Beacon;
 use protocol::subject::Subject;
 use std::sync::Arc;
@@ -14,9 +15,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// After the last record.
-const AFTER_LAST: Duration = Duration::from_millis(200);
+const AFTER_LAST: Duration = Duration::from_millis(BEACON_AFTER_MS);
 /// Without any.
-const ALWAYS: Duration = Duration::from_secs(2);
+const ALWAYS: Duration = Duration::from_millis(BEACON_INTERVAL_MS);
 /// How often the position is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 

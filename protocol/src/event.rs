@@ -187,14 +187,6 @@ impl SeqRange {
     }
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
-fn is_false(value: &bool) -> bool {
-    !*value
-}
-
 /// Settings of a room that an event or a command may change; absent ones stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoomChanges {
@@ -327,10 +319,10 @@ pub enum EventBody {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         read_n: Option<u64>,
         /// Raised by marking unread: of two marks the greater (epoch, seq) holds.
-        #[serde(default, skip_serializing_if = "is_zero")]
+        #[serde(default, skip_serializing_if = "crate::omit::is_default")]
         epoch: u32,
         /// Whether the user marked unread from `mark` on.
-        #[serde(default, skip_serializing_if = "is_false")]
+        #[serde(default, skip_serializing_if = "crate::omit::is_default")]
         back: bool,
     },
     /// A range of seqs was lost with a broker's store and is never used again.
@@ -341,14 +333,6 @@ pub enum EventBody {
     /// An event of a later version: kept and counted, shown to nobody who does not know it.
     #[serde(untagged)]
     Unknown(Map<String, Value>),
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
-fn is_zero(value: &u32) -> bool {
-    *value == 0
 }
 
 /// The values of `ev` that this version knows as durable events.

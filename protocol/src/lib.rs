@@ -26,6 +26,7 @@ pub mod event;
 pub mod frame;
 pub mod id;
 pub mod limits;
+mod omit;
 pub mod query;
 pub mod request;
 pub mod room;

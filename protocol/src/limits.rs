@@ -118,8 +118,6 @@ pub const LEASE_RENEW_MS: u64 = 1_000;
 pub const BEACON_AFTER_MS: u64 = 200;
 /// Between two beacons of an idle owner.
 pub const BEACON_INTERVAL_MS: u64 = 2_000;
-/// `void` jumps this far, so that numbers lost with a broken store are never used again.
-pub const VOID_JUMP: u64 = 10_000;
 
 /// The limits that `hello` tells a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

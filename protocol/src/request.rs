@@ -40,14 +40,6 @@ pub enum CommandResult {
     Err(Refusal),
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
-fn is_false(value: &bool) -> bool {
-    !*value
-}
-
 /// An acknowledgement: ordered and durable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
@@ -57,10 +49,10 @@ pub struct Accepted {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ts: Option<Timestamp>,
     /// This was a repeat: the result is the original one.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "crate::omit::is_default")]
     pub dup: bool,
     /// Nothing had to change, nothing was stored.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "crate::omit::is_default")]
     pub noop: bool,
     /// The room, with `create`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +101,6 @@ pub struct Beacon {
     /// Nothing acknowledged by this owner lies above it.
     pub position: crate::StreamSeq,
     /// The log takes no records of this owner, as with a full disk: gateways are not ready then.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "crate::omit::is_default")]
     pub in_trouble: bool,
 }

@@ -12,6 +12,7 @@ use async_nats::{HeaderMap, Subscriber};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use protocol::Partition;
+use protocol::limits::LEASE_RENEW_MS;
 use protocol::subject::Subject;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Between two renewals and looks at the bucket.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_millis(LEASE_RENEW_MS);
 /// A partition without a lease for this long is anyone's.
 const FREE_LONG: Duration = Duration::from_secs(2);
 /// How long all writers together may take to drain at the end.

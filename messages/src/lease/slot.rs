@@ -2,6 +2,7 @@
 
 use chassis::nats::{Append, Nats, PublishError, StoredMessage};
 use chassis::topology::LEASE_BUCKET;
+use protocol::limits::LEASE_TTL_MS;
 use protocol::{InstanceId, Partition};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use super::Board;
 
 /// How long a lease outlives its last renewal.
-const TTL: Duration = Duration::from_secs(3);
+const TTL: Duration = Duration::from_millis(LEASE_TTL_MS);
 /// A renewal that takes longer is as good as none.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// More keys than there can be: partitions, instances, and markers of ended leases.

@@ -7,14 +7,6 @@ use crate::{ConnId, Refusal, RoomId, Seq, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
-fn is_false(value: &bool) -> bool {
-    !*value
-}
-
 /// The answer to `hello`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelloOk {
@@ -63,7 +55,7 @@ pub struct TimelineEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edited: Option<Timestamp>,
     /// Whether it was removed.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "crate::omit::is_default")]
     pub deleted: bool,
     /// The thread it is the root of.
     #[serde(rename = "thread", skip_serializing_if = "Option::is_none")]
