@@ -336,11 +336,20 @@ impl Nats {
     }
 
     /// Hands over what is queued and closes the connection.
+    ///
+    /// async-nats' own drain ends when it is asked for, and the process may be gone before the last
+    /// bytes have left: then a command that was sent on to the next owner is answered by nobody.
     pub async fn close(&self) {
-        match tokio::time::timeout(CLOSE_TIMEOUT, self.client.drain()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "closing the NATS connection failed"),
-            Err(_) => tracing::debug!("closing the NATS connection took too long"),
+        let close = async {
+            if let Err(error) = self.flush().await {
+                tracing::warn!(%error, "what was sent last may not have arrived");
+            }
+            if let Err(error) = self.client.drain().await {
+                tracing::debug!(%error, "closing the NATS connection failed");
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, close).await.is_err() {
+            tracing::warn!("what was sent last may not have arrived in time");
         }
     }
 

@@ -1,6 +1,8 @@
 //! The broker enforces who may do what, whatever a service's code may try.
 
-use async_nats::{Client, ConnectOptions, Event, ServerError};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, ServerError};
+use chassis::config::NatsArgs;
+use chassis::health::Health;
 use futures_util::StreamExt as _;
 use tests::{PATIENCE, Stack};
 use tokio::sync::mpsc;
@@ -91,4 +93,42 @@ async fn no_service_tries_what_it_may_not() {
     let log = std::fs::read_to_string(stack.data().join("log/nats-server.log")).unwrap();
     assert!(log.contains("Server is ready"), "{log}");
     assert!(!log.contains("Violation"), "{log}");
+}
+
+/// A service that says much, closes its connection and is gone.
+fn speaks_and_ends(nats_url: &str, messages: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    // What is left to do when this ends is never done, as in a process that exits.
+    runtime.block_on(async {
+        let nats = chassis::nats::connect(&NatsArgs::to(nats_url), "ends", &Health::new())
+            .await
+            .unwrap();
+        nats.connected().await;
+        for _ in 0..messages {
+            nats.publish("wm.last", HeaderMap::new(), "word".into())
+                .await
+                .unwrap();
+        }
+        nats.close().await;
+    });
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_process_ends_arrives() {
+    const MESSAGES: usize = 5_000;
+    let stack = Stack::builder().servers_only().start().await;
+    let local = async_nats::connect(stack.nats_url()).await.unwrap();
+    let mut heard = local.subscribe("wm.last").await.unwrap();
+    local.flush().await.unwrap();
+    let nats_url = stack.nats_url().to_owned();
+    tokio::task::spawn_blocking(move || speaks_and_ends(&nats_url, MESSAGES))
+        .await
+        .unwrap();
+    for number in 0..MESSAGES {
+        let message = tokio::time::timeout(PATIENCE, heard.next()).await;
+        assert!(matches!(message, Ok(Some(_))), "only {number} arrived");
+    }
 }
