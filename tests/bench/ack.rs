@@ -40,19 +40,45 @@ pub async fn run(seconds: u64) -> anyhow::Result<Value> {
             tokio::spawn(send(socket, room.clone(), start + phase, until))
         })
         .collect();
-    let mut latency = Histogram::<u64>::new(3)?;
+    let mut latency = Latency::new()?;
     for task in tasks {
-        latency.add(task.await??)?;
+        let one = task.await??;
+        latency.since_due.add(one.since_due)?;
+        latency.since_sent.add(one.since_sent)?;
     }
+    let Latency {
+        since_due: latency,
+        since_sent,
+    } = latency;
     let after = parts.map(|part| stack.cpu(part).unwrap_or_default());
     let spent: Duration = after.iter().sum::<Duration>() - before.iter().sum::<Duration>();
     Ok(json!({
         "bench": "ack", "messages": latency.len(), "observers_per_message": SENDERS,
         "p50_ms": latency.value_at_quantile(0.5) as f64 / 1e3,
         "p99_ms": latency.value_at_quantile(0.99) as f64 / 1e3,
+        "p50_since_sent_ms": since_sent.value_at_quantile(0.5) as f64 / 1e3,
+        "p99_since_sent_ms": since_sent.value_at_quantile(0.99) as f64 / 1e3,
         "max_ms": latency.max() as f64 / 1e3,
         "natter_cpu_us_per_message": cpu::per_operation(spent, latency.len()),
     }))
+}
+
+/// Times of acknowledgements, in microseconds.
+struct Latency {
+    /// From when the message was due, so that a stall is not hidden by the waiting sender. The
+    /// bench's own timer is in it: it wakes up to a millisecond late.
+    since_due: Histogram<u64>,
+    /// From when it was sent.
+    since_sent: Histogram<u64>,
+}
+
+impl Latency {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            since_due: Histogram::new(3)?,
+            since_sent: Histogram::new(3)?,
+        })
+    }
 }
 
 async fn send(
@@ -60,20 +86,25 @@ async fn send(
     room: Value,
     first: Instant,
     until: Instant,
-) -> anyhow::Result<Histogram<u64>> {
-    let mut latency = Histogram::<u64>::new(3)?;
+) -> anyhow::Result<Latency> {
+    let mut latency = Latency::new()?;
     let mut ticks = interval_at(first, INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     loop {
-        // Measured from when it was due, so that a stall is not hidden by the waiting sender.
         let due = ticks.tick().await;
         if due >= until {
             return Ok(latency);
         }
         let text = "the quick brown fox jumps over the lazy dog";
+        let sent = Instant::now();
         socket
             .ask(json!({"op": "send", "cid": cid(), "room": room, "text": text}))
             .await?;
-        latency.record(u64::try_from(due.elapsed().as_micros())?)?;
+        latency
+            .since_due
+            .record(u64::try_from(due.elapsed().as_micros())?)?;
+        latency
+            .since_sent
+            .record(u64::try_from(sent.elapsed().as_micros())?)?;
     }
 }

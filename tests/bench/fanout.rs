@@ -26,9 +26,7 @@ pub async fn run(observers: u64) -> anyhow::Result<Value> {
     for observer in 0..observers {
         let token = stack.token(&format!("observer{observer}")).await?;
         let mut socket = Socket::hello(&url, &token).await?;
-        socket
-            .ask(json!({"op": "join", "cid": cid(), "room": room}))
-            .await?;
+        socket.join(&room).await?;
         readers.push(tokio::spawn(socket.count_messages(MESSAGES)));
     }
     let mut sender = Socket::hello(&url, &token).await?;

@@ -1,18 +1,26 @@
 //! A socket that says hello and then reads or asks; nothing of our client library in it.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+/// The server pings each 25 s: longer silence is a broken connection.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Longer than any bench takes, from hello to its last message.
+const COUNT_WITHIN: Duration = Duration::from_secs(180);
 
 /// One connection after hello.
 pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     lines: std::collections::VecDeque<Value>,
     next_id: u64,
+    opened: Instant,
 }
 
 impl Socket {
@@ -23,6 +31,7 @@ impl Socket {
             stream,
             lines: std::collections::VecDeque::new(),
             next_id: 1,
+            opened: Instant::now(),
         };
         socket.ask(json!({"op": "hello", "token": token})).await?;
         while socket.line().await?.get("ev").and_then(Value::as_str) != Some("live") {}
@@ -42,6 +51,29 @@ impl Socket {
                     Some(ok) => Ok(ok.clone()),
                     None => bail!("refused: {line}"),
                 };
+            }
+        }
+    }
+
+    /// Joins a room and returns once its `state` has come too; the seq that the state is of.
+    ///
+    /// Reply and state come in either order. What the state covers does not come as an event.
+    pub async fn join(&mut self, room: &Value) -> anyhow::Result<u64> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let join = json!({"id": id, "op": "join", "cid": cid(), "room": room});
+        self.stream.send(Message::text(join.to_string())).await?;
+        let (mut joined, mut at) = (false, None);
+        loop {
+            let line = self.line().await?;
+            if line.get("id").and_then(Value::as_u64) == Some(id) {
+                ensure!(line.get("ok").is_some(), "refused: {line}");
+                joined = true;
+            } else if line["ev"] == "state" && line["room"] == *room {
+                at = line["at"].as_u64();
+            }
+            if let (true, Some(at)) = (joined, at) {
+                return Ok(at);
             }
         }
     }
@@ -68,14 +100,27 @@ impl Socket {
     }
 
     /// Counts `"ev":"msg"` in raw texts, without parsing, until `wanted` have come.
+    ///
+    /// Says how many came if they do not all come in time: a hang would hide a loss.
     pub async fn count_messages(mut self, wanted: u64) -> anyhow::Result<u64> {
-        let mut seen = 0;
+        // Those that were parsed already on the way to here.
+        let mut seen = self.lines.iter().filter(|line| line["ev"] == "msg").count() as u64;
+        let mut other = false;
         while seen < wanted {
-            match self.stream.next().await.context("closed")?? {
+            let next = tokio::time::timeout(SILENCE_MAX, self.stream.next()).await;
+            let Ok(next) = next else {
+                bail!("{seen} of {wanted} messages came; skipped or lagged: {other}");
+            };
+            match next.context("closed")?? {
                 Message::Text(text) => {
                     seen += text.matches(r#""ev":"msg""#).count() as u64;
+                    other |= text.contains(r#""ev":"skip""#) || text.contains(r#""ev":"lagged""#);
                     if text.contains(r#""ev":"ping""#) {
                         self.stream.send(Message::text(r#"{"op":"pong"}"#)).await?;
+                        ensure!(
+                            self.opened.elapsed() < COUNT_WITHIN,
+                            "{seen} of {wanted} messages came; skipped or lagged: {other}"
+                        );
                     }
                 }
                 Message::Close(frame) => bail!("closed: {frame:?}"),
