@@ -1,7 +1,11 @@
 //! Coming and going: each act is seen by a second person, and what may not be done is refused.
 
+use std::cell::Cell;
+
 use serde_json::{Value, json};
-use tests::{Stack, message, with_cid};
+use tests::{Stack, User, message, with_cid};
+
+use crate::settings::unhurried;
 
 #[tokio::test]
 async fn who_joins_and_leaves_is_seen_by_the_others() {
@@ -24,6 +28,43 @@ async fn who_joins_and_leaves_is_seen_by_the_others() {
     assert_eq!(bob.leaves(&room).await["noop"], true);
     bob.is_refused(message(&room, "still here"), "not_member")
         .await;
+}
+
+/// One after the other, so that each comes to a room where more is said meanwhile.
+async fn come_in(stack: &Stack, room: &str, count: usize) -> Vec<User> {
+    let mut all = Vec::new();
+    for number in 0..count {
+        let mut user = stack.user(&format!("guest{number}")).await;
+        user.joins(room).await;
+        all.push(user);
+    }
+    all
+}
+
+#[tokio::test]
+async fn who_comes_in_while_others_talk_misses_and_repeats_nothing() {
+    let stack = unhurried().start().await;
+    let mut alice = stack.user("alice").await;
+    let room = alice.creates_room("ops").await;
+    let done = Cell::new(false);
+    let talk = async {
+        while !done.get() {
+            alice.sends(&room, "and so on").await;
+        }
+        alice.sends(&room, "the end").await
+    };
+    let come = async {
+        let all = come_in(&stack, &room, 60).await;
+        done.set(true);
+        all
+    };
+    let (end, all) = tokio::join!(talk, come);
+    for mut user in all {
+        // That nothing is missing from the state on is asserted with every event.
+        user.sees(&room, "the end").await;
+        let view = &user.rooms[&room];
+        assert_eq!((view.last, view.states.len(), user.repeated), (end, 1, 0));
+    }
 }
 
 #[tokio::test]
