@@ -1,0 +1,4 @@
+//! What attacks the promises: real processes that are killed, frozen, cut off and starved.
+//!
+//! Each test has the machine to itself. Faults are plain data, made from a seed that a failed test
+//! prints. Short in `./dev test`, long in `./dev soak PART`.
