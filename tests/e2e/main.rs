@@ -7,6 +7,7 @@ mod broker;
 mod chat;
 mod dev;
 mod failures;
+mod feed;
 mod frames;
 mod http;
 mod ids;

@@ -26,6 +26,15 @@ impl Stack {
     ///
     /// If it does not become ready.
     pub async fn twin(&self, part: Part) -> Twin {
+        self.twin_with(part, &[]).await
+    }
+
+    /// The same, with other settings: names and values of its environment.
+    ///
+    /// # Panics
+    ///
+    /// If it does not become ready.
+    pub async fn twin_with(&self, part: Part, changes: &[(&str, &str)]) -> Twin {
         let environment = std::fs::read(format!("/proc/{}/environ", self.pid(part)));
         let environment = environment.expect("the part is ours");
         let variables = environment.split(|byte| *byte == 0).filter_map(|variable| {
@@ -52,6 +61,7 @@ impl Stack {
             .envs(variables)
             .env("NATTER_LISTEN", format!("127.0.0.1:{}", public.number))
             .env("NATTER_OPS_LISTEN", format!("127.0.0.1:{}", ops.number))
+            .envs(changes.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file has another handle"))
             .stderr(log);
