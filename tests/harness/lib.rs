@@ -32,7 +32,7 @@ pub use broker::SmallBroker;
 pub use eventually::{PATIENCE, eventually};
 pub use look::{Report, Running, all_end};
 pub use lossy::LossyBroker;
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Weather};
 pub use soak::{Rounds, either, figure, is_soak, not_run, tool};
 pub use socket::{Closed, Greeting, Socket};
 pub use stack::{Part, Stack, StackBuilder};

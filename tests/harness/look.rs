@@ -87,20 +87,7 @@ impl Stack {
     /// Stops a part in the middle of whatever it does, and waits until it stands still.
     pub async fn freezes(&self, part: Part) {
         self.signal(part, Signal::STOP);
-        let tasks = format!("/proc/{}/task", self.pid(part));
-        eventually(ENDS_WITHIN, async || {
-            let threads = std::fs::read_dir(&tasks).map_err(|error| error.to_string())?;
-            let stats = threads.filter_map(|thread| {
-                std::fs::read_to_string(thread.ok()?.path().join("stat")).ok()
-            });
-            let moving = stats.filter(|stat| !stat.contains(") T ")).count();
-            if moving == 0 {
-                Ok(())
-            } else {
-                Err(format!("{moving} threads run on"))
-            }
-        })
-        .await;
+        stands_still(self.pid(part)).await;
     }
 
     /// Lets a part go on that stood still.
@@ -132,6 +119,23 @@ impl Stack {
     pub fn processes(&self) -> BTreeSet<Running> {
         descendants(self.dev_pid())
     }
+}
+
+/// Waits until no thread of a process moves.
+pub(crate) async fn stands_still(pid: u32) {
+    let tasks = format!("/proc/{pid}/task");
+    eventually(ENDS_WITHIN, async || {
+        let threads = std::fs::read_dir(&tasks).map_err(|error| error.to_string())?;
+        let stats = threads
+            .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+        let moving = stats.filter(|stat| !stat.contains(") T ")).count();
+        if moving == 0 {
+            Ok(())
+        } else {
+            Err(format!("{moving} threads run on"))
+        }
+    })
+    .await;
 }
 
 /// Every process that this one started, and what they started.
