@@ -247,8 +247,12 @@ impl Shared {
 }
 
 /// One result per command, or the one refusal that an owner gives a batch that it has not read: it is
-/// handing its partition over, or could not read it.
-fn results_of(reply: CommandReply, count: usize) -> Option<Result<Vec<CommandResult>, Refusal>> {
+/// handing its partition over, or could not read it. `None`: it does not fit.
+#[must_use]
+pub fn results_of(
+    reply: CommandReply,
+    count: usize,
+) -> Option<Result<Vec<CommandResult>, Refusal>> {
     let mut results = reply.results;
     if results.len() == count {
         return Some(Ok(results));

@@ -37,22 +37,6 @@ impl Shared {
         result
     }
 
-    /// A client reads what it was told, whatever has come by the live feed yet.
-    fn min_seq(&self, query: &Query, wanted: StreamSeq) -> StreamSeq {
-        match query {
-            Query::Read { .. } | Query::ReadCounts { .. } => self.at_least(wanted),
-            Query::Position {}
-            | Query::Snapshots { .. }
-            | Query::CatchUp { .. }
-            | Query::Have { .. }
-            | Query::RoomState { .. }
-            | Query::MessageStates { .. }
-            | Query::Cids { .. }
-            | Query::UserFacts { .. }
-            | Query::Records { .. } => wanted,
-        }
-    }
-
     async fn ask_unmeasured(
         &self,
         query: Query,
@@ -63,7 +47,11 @@ impl Shared {
         let millis = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let deadline = self.now().wall.plus_ms(millis);
         let question = Question {
-            min_seq: self.min_seq(&query, min_seq),
+            min_seq: if sees_own_writes(&query) {
+                self.at_least(min_seq)
+            } else {
+                min_seq
+            },
             deadline,
             query,
         };
@@ -92,6 +80,23 @@ impl Shared {
             (_, Some(refusal)) => Err(refusal),
             (None, None) => Err(internal()),
         }
+    }
+}
+
+/// Whether its answer must hold what its asker was told, whatever has come by the live feed yet.
+#[must_use]
+pub fn sees_own_writes(query: &Query) -> bool {
+    match query {
+        Query::Read { .. } | Query::ReadCounts { .. } => true,
+        Query::Position {}
+        | Query::Snapshots { .. }
+        | Query::CatchUp { .. }
+        | Query::Have { .. }
+        | Query::RoomState { .. }
+        | Query::MessageStates { .. }
+        | Query::Cids { .. }
+        | Query::UserFacts { .. }
+        | Query::Records { .. } => false,
     }
 }
 

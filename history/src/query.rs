@@ -6,9 +6,9 @@
 
 pub mod access;
 mod lists;
-mod resume;
+pub mod resume;
 pub mod serve;
-mod snapshots;
+pub mod snapshots;
 mod timeline;
 pub mod wire;
 

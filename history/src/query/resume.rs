@@ -4,7 +4,7 @@
 //! Someone taken out of a room gets everything up to and including the event that did it, without a
 //! bound; if that does not fit one answer, the answer covers less of the log and says `more`.
 
-mod plan;
+pub mod plan;
 
 use super::access::Access;
 use super::snapshots::{self, Window, visible};

@@ -94,7 +94,8 @@ pub(super) async fn visible(
 }
 
 /// From where unread is counted.
-pub(super) fn count_from(access: &Access) -> Start {
+#[must_use]
+pub fn count_from(access: &Access) -> Start {
     let row = &access.view.row;
     Start {
         room: row.room.clone(),
@@ -172,7 +173,9 @@ async fn timelines(
     Ok(timelines)
 }
 
-fn without_timeline(access: &Access, read: Seq, counts: ReadCounts) -> RoomSnapshot {
+/// The room as its viewer sees it, with these counts.
+#[must_use]
+pub fn without_timeline(access: &Access, read: Seq, counts: ReadCounts) -> RoomSnapshot {
     let row = &access.view.row;
     let membership = access.view.membership;
     RoomSnapshot {

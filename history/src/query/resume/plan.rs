@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 
 /// A membership that lasted at the cursor and has ended since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Left {
+pub struct Left {
     /// The first event that was missed.
-    pub(super) first: Seq,
+    pub first: Seq,
     /// The event that ended it, and its record.
-    pub(super) to: (Seq, StreamSeq),
+    pub to: (Seq, StreamSeq),
 }
 
 /// How a user is told about a room they are in now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Present {
+pub enum Present {
     /// Event by event, from the first that was missed to the head.
     Events(Seq, Seq),
     /// By a `skip` that begins with this seq.
@@ -28,21 +28,25 @@ pub(super) enum Present {
 
 /// One room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stay {
-    pub(super) left: Option<Left>,
-    pub(super) present: Option<Present>,
+pub struct Stay {
+    /// A membership that has ended.
+    pub left: Option<Left>,
+    /// The membership that lasts.
+    pub present: Option<Present>,
 }
 
 /// All rooms in which something was missed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) rooms: BTreeMap<RoomId, Stay>,
+pub struct Plan {
+    /// By id.
+    pub rooms: BTreeMap<RoomId, Stay>,
 }
 
 impl Plan {
     /// Plans from the memberships that lasted beyond the cursor, the own room with its head, and the
     /// first event after the cursor in each of these rooms.
-    pub(super) fn new(
+    #[must_use]
+    pub fn new(
         intervals: &[Interval],
         own: Option<&(RoomId, Seq)>,
         first: &BTreeMap<RoomId, Seq>,
@@ -109,7 +113,7 @@ impl Plan {
     }
 
     /// Tells a room by a skip instead of its events.
-    pub(super) fn skip(&mut self, room: &RoomId) {
+    pub fn skip(&mut self, room: &RoomId) {
         if let Some(stay) = self.rooms.get_mut(room)
             && let Some(Present::Events(first, _)) = stay.present
         {
@@ -118,7 +122,7 @@ impl Plan {
     }
 
     /// Leaves out what begins only behind `covered`.
-    pub(super) fn cut(&mut self, covered: StreamSeq) {
+    pub fn cut(&mut self, covered: StreamSeq) {
         for stay in self.rooms.values_mut() {
             if let Some(Present::State(from)) = stay.present
                 && from > covered
@@ -129,7 +133,8 @@ impl Plan {
     }
 
     /// What to send of rooms that the user was taken out of.
-    pub(super) fn leaving(&self) -> Vec<Span> {
+    #[must_use]
+    pub fn leaving(&self) -> Vec<Span> {
         let left = self
             .rooms
             .iter()
@@ -143,7 +148,8 @@ impl Plan {
     }
 
     /// What to send event by event.
-    pub(super) fn one_by_one(&self) -> Vec<Span> {
+    #[must_use]
+    pub fn one_by_one(&self) -> Vec<Span> {
         let spans = self
             .rooms
             .iter()
@@ -159,7 +165,8 @@ impl Plan {
     }
 
     /// The rooms that are skipped, each from this seq.
-    pub(super) fn skipped(&self) -> BTreeMap<RoomId, Seq> {
+    #[must_use]
+    pub fn skipped(&self) -> BTreeMap<RoomId, Seq> {
         let skipped = self
             .rooms
             .iter()
@@ -171,7 +178,8 @@ impl Plan {
     }
 
     /// The rooms that were entered.
-    pub(super) fn entered(&self) -> Vec<RoomId> {
+    #[must_use]
+    pub fn entered(&self) -> Vec<RoomId> {
         let entered = self
             .rooms
             .iter()
