@@ -3,12 +3,14 @@
 //! Each test has a whole natter of its own, and each file one theme. Nothing here waits for a time:
 //! every wait is for a state, with a deadline.
 
+mod autobahn;
 mod broker;
 mod chat;
 mod dev;
 mod failures;
 mod feed;
 mod frames;
+mod hostile_ids;
 mod http;
 mod ids;
 mod late;
