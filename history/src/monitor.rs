@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 /// The component of the health board for the database.
-const POSTGRES: &str = "postgres";
+pub(crate) const POSTGRES: &str = "postgres";
 
 /// Between two looks at Postgres.
 const POSTGRES_INTERVAL: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@ use super::{Failure, Terms, answer};
 use crate::applied::Applied;
 use crate::ingest::chain;
 use crate::metrics::{Metrics, Outcome, Verb};
+use crate::monitor;
 use crate::store::{Snapshot, StoreError};
 use async_nats::service::ServiceExt as _;
 use async_nats::service::endpoint::Endpoint;
@@ -31,6 +32,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// When those beyond the bound shall come again, in ms.
 const OVERLOAD_RETRY_MS: u64 = 500;
+
+/// When to come again while Postgres is gone, in ms.
+const GONE_RETRY_MS: u64 = 1_000;
 
 /// Bytes of an answer around what was asked for.
 const FRAME_BYTES: usize = 4 * 1024;
@@ -166,6 +170,11 @@ impl Desk {
     }
 
     async fn answer(&self, question: &Question, left: Duration) -> Answer {
+        if self.is_without_archive() {
+            // Nobody waits for a connection that is known not to come; the watch looks each second.
+            let refusal = Refusal::plain(ErrorCode::Unavailable).after_ms(GONE_RETRY_MS);
+            return refused(self.applied.get(), refusal);
+        }
         let deadline = Instant::now() + left.min(WAIT_MAX);
         if question.min_seq > StreamSeq(0)
             && !self.applied.reaches(question.min_seq, deadline).await
@@ -186,6 +195,12 @@ impl Desk {
                 refused(applied, Refusal::plain(ErrorCode::Unavailable))
             }
         }
+    }
+
+    /// Whether Postgres was found gone at the last look.
+    fn is_without_archive(&self) -> bool {
+        let condition = self.context.health.get(monitor::POSTGRES);
+        condition.is_some_and(|condition| !condition.serves())
     }
 
     async fn look(&self, question: &Question) -> Result<Answer, (StreamSeq, Failure)> {
