@@ -95,6 +95,27 @@ async fn no_service_tries_what_it_may_not() {
     assert!(!log.contains("Violation"), "{log}");
 }
 
+#[tokio::test]
+async fn an_append_behind_what_its_writer_knows_is_refused() {
+    let stack = Stack::start().await;
+    let mut alice = stack.user("alice").await;
+    let room = alice.creates_room("ops").await;
+    let health = Health::new();
+    let nats = chassis::nats::connect(&NatsArgs::to(stack.nats_url()), "late", &health)
+        .await
+        .unwrap();
+    nats.connected().await;
+    // Every owner has written its epoch record: 0 is what no writer knows any more.
+    let refused = nats
+        .publish_expect("log.0", "late".into(), HeaderMap::new(), 0)
+        .await;
+    assert!(
+        matches!(refused, Err(chassis::nats::PublishError::Conflict)),
+        "{refused:?}"
+    );
+    alice.sends(&room, "nothing is in between").await;
+}
+
 /// A service that says much, closes its connection and is gone.
 fn speaks_and_ends(nats_url: &str, messages: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread()

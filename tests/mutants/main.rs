@@ -9,7 +9,7 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use table::{MUTANTS, Mutant};
+use table::{Edit, MUTANTS, Mutant};
 use tests::Rounds;
 
 fn root() -> PathBuf {
@@ -20,17 +20,19 @@ fn root() -> PathBuf {
         .to_owned()
 }
 
-fn read(tree: &Path, mutant: &Mutant) -> String {
-    let text = std::fs::read_to_string(tree.join(mutant.file));
-    text.unwrap_or_else(|error| panic!("{}: {error}", mutant.file))
+fn read(tree: &Path, edit: &Edit) -> String {
+    let text = std::fs::read_to_string(tree.join(edit.file));
+    text.unwrap_or_else(|error| panic!("{}: {error}", edit.file))
 }
 
 #[test]
 fn every_mutant_fits_the_sources() {
     for mutant in MUTANTS {
-        let found = read(&root(), mutant).matches(mutant.old).count();
-        assert_eq!(found, 1, "{}: in {}", mutant.name, mutant.file);
-        assert_ne!(mutant.old, mutant.new, "{}", mutant.name);
+        for edit in mutant.edits {
+            let found = read(&root(), edit).matches(edit.old).count();
+            assert_eq!(found, 1, "{}: in {}", mutant.name, edit.file);
+            assert_ne!(edit.old, edit.new, "{}", mutant.name);
+        }
     }
 }
 
@@ -66,8 +68,8 @@ impl Copy {
         copy
     }
 
-    fn write(&self, mutant: &Mutant, text: &str) {
-        let written = std::fs::write(self.tree.join(mutant.file), text);
+    fn write(&self, edit: &Edit, text: &str) {
+        let written = std::fs::write(self.tree.join(edit.file), text);
         written.expect("the copy is ours");
     }
 
@@ -83,8 +85,14 @@ impl Copy {
 
     /// Whether the tests notice; the mutant is taken out again.
     fn is_noticed(&self, mutant: &Mutant) -> bool {
-        let whole = read(&self.tree, mutant);
-        self.write(mutant, &whole.replacen(mutant.old, mutant.new, 1));
+        let whole: Vec<(&Edit, String)> = mutant
+            .edits
+            .iter()
+            .map(|edit| (edit, read(&self.tree, edit)))
+            .collect();
+        for (edit, text) in &whole {
+            self.write(edit, &text.replacen(edit.old, edit.new, 1));
+        }
         let (kind, filters) = match mutant.noticed_by {
             [kind @ "--lib", filters @ ..] => (vec![*kind], filters),
             [kind @ "--test", name, filters @ ..] => (vec![*kind, *name], filters),
@@ -94,7 +102,9 @@ impl Copy {
         let builds = self.cargo(&["build", "--package", "natter"])
             && self.cargo(&[&test[..], &["--no-run"]].concat());
         let passes = builds && self.cargo(&[&test[..], &["--"], filters].concat());
-        self.write(mutant, &whole);
+        for (edit, text) in &whole {
+            self.write(edit, text);
+        }
         assert!(builds, "{} does not build", mutant.name);
         !passes
     }
