@@ -3,16 +3,17 @@
 //! Everything is computed anew from the lines. The chain alone is checked by [`ChainCheck`], which
 //! takes the lines of the log as well.
 
+mod fold;
+
 use crate::projector::kind_of;
 use crate::record::hash_of;
-use crate::store::verify::{EventCheck, MessageCheck};
-use crate::store::{self, Snapshot, StoreError, text};
+use crate::store::verify::EventCheck;
+use crate::store::{self, Snapshot, StoreError};
+use fold::{Fold, difference};
 use protocol::chain::Hash;
 use protocol::event::{Event, EventBody, LogEvent};
-use protocol::room::message::MessageState;
 use protocol::{RoomId, Seq};
 use sqlx::PgPool;
-use std::collections::BTreeMap;
 
 /// Rows that are read at once.
 const CHUNK: u32 = 2_000;
@@ -222,118 +223,6 @@ fn check_event(row: &EventCheck, chain: &mut ChainCheck) -> Result<Event, Fault>
     Ok(event)
 }
 
-/// A message as the events make it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Shown {
-    state: MessageState,
-    n: Option<u64>,
-    ts: protocol::Timestamp,
-    /// Hash of what never changes: command, thread ordinal, answered message, marks.
-    origin: Hash,
-    /// Hash of text and mentions: a room's texts are not held in memory.
-    content: Hash,
-}
-
-/// The messages of a room, folded from its events.
-#[derive(Debug, Default)]
-struct Fold {
-    events: u64,
-    messages: BTreeMap<Seq, Shown>,
-}
-
-impl Fold {
-    fn add(&mut self, event: &Event) {
-        self.events += 1;
-        if let (EventBody::Msg(message), Some(state)) = (&event.body, MessageState::sent(event)) {
-            let mentions = message.mentions.iter().map(text::mention);
-            let content = content(&message.text, mentions);
-            let meta = message.meta.clone().map(serde_json::Value::Object);
-            let shown = Shown {
-                state,
-                n: message.n,
-                ts: event.ts,
-                origin: origin(
-                    event.cid.uuid(),
-                    (message.tn, message.reply_to),
-                    meta.as_ref(),
-                ),
-                content,
-            };
-            self.messages.insert(event.seq, shown);
-        }
-        self.change(event);
-    }
-
-    /// Folds what an event changes of earlier messages.
-    fn change(&mut self, event: &Event) {
-        let EventBody::Edit {
-            on,
-            text,
-            mentions,
-            won,
-            ..
-        } = &event.body
-        else {
-            for (from, to) in touched(event) {
-                for (seq, shown) in self.messages.range_mut(from..=to) {
-                    shown.state.apply(*seq, event);
-                }
-            }
-            return;
-        };
-        if let Some(shown) = self.messages.get_mut(on) {
-            shown.state.apply(*on, event);
-            if *won {
-                shown.content = content(text, mentions.iter().map(text::mention));
-            }
-        }
-    }
-}
-
-/// The ranges of earlier messages that an event may change.
-fn touched(event: &Event) -> Vec<(Seq, Seq)> {
-    let last = event.seq.before();
-    let ranges: Vec<(Seq, Seq)> = match &event.body {
-        EventBody::Del { on, user, to, .. } => {
-            let by_user = user.as_ref().and(*to).map(|to| (Seq(1), to));
-            on.iter()
-                .map(|range| (range.0, range.1))
-                .chain(by_user)
-                .collect()
-        }
-        EventBody::Msg(message) => message
-            .thread
-            .map(|root| (root, root))
-            .into_iter()
-            .collect(),
-        EventBody::Edit { on, .. } => vec![(*on, *on)],
-        EventBody::Room { .. }
-        | EventBody::Member { .. }
-        | EventBody::Role { .. }
-        | EventBody::Read { .. }
-        | EventBody::Void { .. }
-        | EventBody::Unknown(_) => Vec::new(),
-    };
-    let below = ranges.into_iter().map(|(from, to)| (from, to.min(last)));
-    below.filter(|(from, to)| from <= to).collect()
-}
-
-fn content<'a>(text: &'a str, mentions: impl Iterator<Item = &'a str>) -> Hash {
-    let mentions: Vec<&str> = mentions.collect();
-    hash_of(&serde_json::json!({ "text": text, "mentions": mentions }).to_string())
-}
-
-fn origin(
-    cid: sqlx::types::Uuid,
-    (tn, reply_to): (Option<u64>, Option<Seq>),
-    meta: Option<&serde_json::Value>,
-) -> Hash {
-    let fields = serde_json::json!({
-        "cid": cid.to_string(), "tn": tn, "reply_to": reply_to, "meta": meta
-    });
-    hash_of(&fields.to_string())
-}
-
 async fn messages(
     snapshot: &mut Snapshot,
     room: &RoomId,
@@ -380,57 +269,12 @@ async fn messages(
     ))
 }
 
-/// What of a row is not what the events say.
-fn difference(shown: &Shown, row: &MessageCheck) -> Option<&'static str> {
-    let state = &shown.state;
-    let mentions = row.mentions.iter().map(String::as_str);
-    // Marks that are no JSON are certainly not the event's.
-    let meta = row
-        .meta
-        .as_ref()
-        .map(|meta| serde_json::from_str(meta).unwrap_or_default());
-    let checks = [
-        (state.author == row.author, "the author is not the event's"),
-        (shown.ts == row.ts, "the time is not the event's"),
-        (shown.n == row.n, "the ordinal is not the event's"),
-        (state.thread == row.thread, "the thread is not the event's"),
-        (
-            shown.origin == origin(row.cid, (row.tn, row.reply_to), meta.as_ref()),
-            "command, thread ordinal, answered message or marks are not the event's",
-        ),
-        (
-            u64::from(state.rev) == row.rev,
-            "the greatest revision is not that of the edits",
-        ),
-        (
-            u64::from(state.shown_rev) == row.shown_rev,
-            "the shown revision is not that of the edits",
-        ),
-        (
-            state.eff == row.eff,
-            "the effective time is not that of the edits",
-        ),
-        (
-            state.deleted == row.deleted,
-            "whether it was removed is not what the events say",
-        ),
-        (
-            shown.content == content(&row.text, mentions),
-            "the shown text or mentions are not those of the events",
-        ),
-    ];
-    checks
-        .into_iter()
-        .find(|(same, _)| !same)
-        .map(|(_, what)| what)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use protocol::chain::{Salt, seal};
     use protocol::event::{HistoryScope, RoomChanges, RoomKind};
-    use protocol::{Cid, Timestamp, UserId};
+    use protocol::{Cid, UserId};
 
     fn lines(count: u64) -> Vec<String> {
         let mut prev = Hash::ZERO;

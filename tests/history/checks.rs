@@ -28,6 +28,8 @@ async fn a_row_that_was_changed_by_hand_is_named() {
     archive
         .writes("r1", "alice", member("bob", MemberChange::Joined))
         .await;
+    archive.writes("r1", "bob", reply(3, "gone")).await;
+    archive.writes("r1", "alice", delete(9, 9)).await;
     let page = crate::archive::history("r1");
     archive
         .reads::<serde_json::Value>("alice", page)
@@ -40,7 +42,7 @@ async fn a_row_that_was_changed_by_hand_is_named() {
         verify::room(&archive.pool, &room("r9")).await.unwrap(),
         None
     );
-    let table: [(&'static str, &'static str, u64); 9] = [
+    let table: [(&'static str, &'static str, u64); 14] = [
         (
             "update events set line = replace(line, 'three', 'threw') where seq = 3",
             "events",
@@ -73,7 +75,32 @@ async fn a_row_that_was_changed_by_hand_is_named() {
             "messages",
             3,
         ),
-        ("update rooms set head = 7", "rooms", 8),
+        (
+            "update messages set edited = edited + 1 where seq = 3",
+            "messages",
+            3,
+        ),
+        (
+            "update messages set deleted_seq = 6 where seq = 4",
+            "messages",
+            4,
+        ),
+        (
+            "update messages set replies = 3 where seq = 3",
+            "messages",
+            3,
+        ),
+        (
+            "update messages set replies_deleted = 0 where seq = 3",
+            "messages",
+            3,
+        ),
+        (
+            "update messages set edited = 1 where seq = 6",
+            "messages",
+            6,
+        ),
+        ("update rooms set head = 7", "rooms", 10),
     ];
     for (sql, place, seq) in table {
         let mut tables = String::from("create schema kept");

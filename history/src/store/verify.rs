@@ -109,7 +109,7 @@ pub async fn events(
 
 const MESSAGES: &str =
     "select seq, author, ts, cid, n, thread, tn, reply_to, meta, text, coalesce(mentions, '{}') as mentions,
-        rev, shown_rev, eff, deleted
+        rev, shown_rev, eff, edited, deleted, deleted_seq, replies, replies_deleted
     from messages where room = $1 and seq > $2 order by seq limit $3";
 
 /// A row of `messages`, as far as events determine it.
@@ -143,8 +143,16 @@ pub struct MessageCheck {
     pub shown_rev: u64,
     /// Its effective time.
     pub eff: Timestamp,
+    /// When the shown revision came; `None` for the first.
+    pub edited: Option<Timestamp>,
     /// Whether it was removed.
     pub deleted: bool,
+    /// The event that removed it first.
+    pub deleted_seq: Option<Seq>,
+    /// Greatest ordinal in the thread it is the root of.
+    pub replies: u64,
+    /// How many of those replies were removed.
+    pub replies_deleted: u64,
 }
 
 /// The next messages of a room behind `after`, `limit` at most.
@@ -181,7 +189,11 @@ pub async fn messages(
             rev: row.number("rev")?,
             shown_rev: row.number("shown_rev")?,
             eff: Timestamp(row.try_get("eff")?),
+            edited: row.try_get::<Option<i64>, _>("edited")?.map(Timestamp),
             deleted: row.try_get("deleted")?,
+            deleted_seq: row.number_or_null("deleted_seq")?.map(Seq),
+            replies: row.number("replies")?,
+            replies_deleted: row.number("replies_deleted")?,
         })
     };
     rows.iter()
