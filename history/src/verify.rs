@@ -274,7 +274,7 @@ mod tests {
     use super::*;
     use protocol::chain::{Salt, seal};
     use protocol::event::{HistoryScope, RoomChanges, RoomKind};
-    use protocol::{Cid, UserId};
+    use protocol::{Cid, Timestamp, UserId};
 
     fn lines(count: u64) -> Vec<String> {
         let mut prev = Hash::ZERO;
