@@ -19,6 +19,9 @@ use settings::{LEASE_STREAM, Settings, changes, lease_settings, log_settings, na
 
 mod keep;
 mod settings;
+mod successor;
+
+pub use successor::{SUCCEEDS, succeed};
 
 /// Letters and digits in a log id.
 const LOG_ID_LENGTH: usize = 12;
@@ -139,6 +142,14 @@ pub enum TopologyError {
     /// The stream does not exist.
     #[error("stream {LOG_STREAM} does not exist")]
     NoLog,
+    /// Another log has taken the place of the one that this process began with.
+    #[error("log {began} was replaced by {found}; the process begins anew")]
+    Replaced {
+        /// The log's id when the process began.
+        began: String,
+        /// What it is now.
+        found: String,
+    },
     /// The process is stopping.
     #[error("stopped while waiting for JetStream")]
     Stopped,
@@ -154,6 +165,7 @@ impl TopologyError {
             | Self::ServerTooOld { .. }
             | Self::NoLogId
             | Self::NoLog
+            | Self::Replaced { .. }
             | Self::Stopped => false,
         }
     }
@@ -196,8 +208,9 @@ pub async fn provision(nats: &Nats, config: &TopologyConfig) -> Result<LogInfo, 
 /// Provisions, waiting for JetStream as long as it takes, and keeps watch from then on.
 ///
 /// The watch makes the lease bucket again when a lone broker has lost it in a restart (it is in
-/// memory), and reports a log that has vanished or was replaced as down; it never makes the log
-/// again, since what was in it is lost and somebody has to decide.
+/// memory), and reports a log that has vanished as down; it never makes the log again, since what was
+/// in it is lost and somebody has to decide. Once another log has taken its place, the process ends
+/// with an error: nothing that it knows is of that log.
 ///
 /// # Errors
 /// If the streams cannot be brought into shape, or the context is told to stop meanwhile.
@@ -233,8 +246,9 @@ pub async fn provision_when_ready(
         keep::Keeper::new(context, config, &info),
         context.shutdown.clone(),
     );
-    context.tasks.spawn("topology", async move {
-        stop.run_until_cancelled(keeper.run()).await;
+    context.tasks.spawn_fallible("topology", async move {
+        let ended = stop.run_until_cancelled(keeper.run()).await;
+        ended.map_or(Ok(()), |Err(replaced)| Err(replaced))
     });
     Ok(info)
 }

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::http;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::session::outside::Answered;
 use crate::shared::Shared;
 use crate::upstream;
 use crate::writes::Standing;
@@ -14,7 +15,7 @@ use actix_web::{App, HttpServer};
 use chassis::config::Problems;
 use chassis::{Context, RunError};
 use protocol::StreamSeq;
-use protocol::query::Query;
+use protocol::query::{Position, Query};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,6 +37,10 @@ const HOUSEKEEPING: Duration = Duration::from_secs(2);
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 /// How long sockets may take to say goodbye when everything is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
+
+/// What an operator is told when the broker's store is not the one that history knows.
+const FOREIGN: &str = "the broker's log is not the one that history follows: the broker's store was lost or \
+     replaced; restore it, or run natter reseed";
 
 /// Serves until the context's shutdown is cancelled, then drains and stops.
 ///
@@ -138,12 +143,25 @@ async fn keep_house(shared: Arc<Shared>) {
                 .ask(Query::Position {}, StreamSeq(0), PROBE_WITHIN)
                 .await
             {
+                Ok(answered) if is_of_another_log(&shared, &answered) => {
+                    health.set_down("history", FOREIGN);
+                }
                 Ok(_) => health.set_ready("history"),
                 Err(refusal) => health.set_degraded("history", refusal.msg),
             }
         }
     };
     stop.run_until_cancelled(rounds).await;
+}
+
+/// Whether history follows another log than the one whose records come in here.
+fn is_of_another_log(shared: &Shared, answered: &Answered) -> bool {
+    let position: Option<Position> = serde_json::from_str(answered.ok.get()).ok();
+    let followed = position.map(|position| position.log);
+    let here = shared.ring.head().map(|(log, _)| log);
+    followed
+        .zip(here)
+        .is_some_and(|(followed, here)| followed != here)
 }
 
 /// Asks the clients to move, waits for them, closes what is left, and stops serving.

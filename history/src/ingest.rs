@@ -132,9 +132,14 @@ impl Ingest {
     async fn fitting_cursor(&self, db: &mut PgConnection) -> Result<Cursor, IngestError> {
         let mut known: Option<Misfit> = None;
         loop {
-            let log = chassis::topology::inspect(&self.context.nats).await?;
             let found = cursor::read(&mut *db).await?;
-            match fit::fit(found.as_ref(), &log) {
+            let log = match chassis::topology::inspect(&self.context.nats).await {
+                Ok(log) => Some(log),
+                // A new installation has no log yet; one that was being applied is lost.
+                Err(TopologyError::NoLog) if found.is_some() => None,
+                Err(error) => return Err(error.into()),
+            };
+            match fit::fit(found.as_ref(), log.as_ref()) {
                 Fit::Follow(cursor) => {
                     self.metrics.stopped.set(0);
                     self.context.health.set_ready(LOG);

@@ -6,6 +6,7 @@
 pub mod catch_up;
 pub mod checkpoint;
 pub mod cursor;
+pub mod heads;
 pub mod look_up;
 pub mod page;
 pub mod people;

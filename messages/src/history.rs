@@ -11,7 +11,7 @@ use protocol::limits::OWNER_CLOCK_SKEW_MS_MAX;
 use protocol::query::{
     Answer, CidsAnswer, MessageStatesAnswer, Position, Query, Question, RoomStateAnswer, UserFacts,
 };
-use protocol::subject::Subject;
+use protocol::subject::{LOG_EPOCH_METADATA, Subject};
 use protocol::{LogId, StreamSeq, Timestamp, UserId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -45,6 +45,8 @@ pub(crate) struct View {
     pub(crate) clock_offset_ms: i64,
     /// History follows another log than this one.
     pub(crate) foreign: bool,
+    /// The broker has another log than the one that this process began with.
+    pub(crate) replaced: bool,
     /// History answered when it was asked last.
     pub(crate) answers: bool,
 }
@@ -55,9 +57,21 @@ impl View {
         self.clock_offset_ms.abs() > OWNER_CLOCK_SKEW_MS_MAX
     }
 
+    /// Whether what this process knows, and what history knows, is not of the broker's log.
+    pub(crate) const fn is_foreign(&self) -> bool {
+        self.foreign || self.replaced
+    }
+
+    /// Whether the log holds nothing and history has never said that it follows it: then nobody can tell
+    /// whether it is new or took the place of a lost one, in which every room would be refused as unknown
+    /// and every number used again.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.cursor.is_none() && self.log.is_some_and(|log| log.first > log.last)
+    }
+
     /// Whether this process must not own anything.
-    pub(crate) const fn is_unfit(&self) -> bool {
-        self.foreign || self.is_skewed()
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.is_foreign() || self.is_skewed() || self.is_unproven()
     }
 }
 
@@ -69,10 +83,25 @@ pub(crate) struct History {
     facts: Mutex<BTreeMap<UserId, UserFacts>>,
 }
 
+/// What the stream's leader says.
+struct Log {
+    bounds: LogBounds,
+    /// Its clock minus ours.
+    offset_ms: i64,
+    id: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct StreamInfo {
     ts: String,
+    config: StreamInfoConfig,
     state: StreamInfoState,
+}
+
+#[derive(Deserialize)]
+struct StreamInfoConfig {
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -124,7 +153,7 @@ impl History {
     async fn user(&self, user: &UserId) -> Option<UserFacts> {
         let query = Query::UserFacts { user: user.clone() };
         let fresh = match self.log().await {
-            Some((log, _)) => self.query::<UserFacts>(log.last, query).await,
+            Some(log) => self.query::<UserFacts>(log.bounds.last, query).await,
             None => None,
         };
         let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,8 +199,7 @@ impl History {
         Some((answer.applied, value))
     }
 
-    /// What the stream holds, and its leader's clock minus ours.
-    async fn log(&self) -> Option<(LogBounds, i64)> {
+    async fn log(&self) -> Option<Log> {
         let subject = format!("$JS.API.STREAM.INFO.{LOG_STREAM}");
         let before = self.clock.now_ms();
         let answer = self
@@ -180,7 +208,7 @@ impl History {
             .await
             .ok()?;
         let middle = before + (self.clock.now_ms() - before) / 2;
-        let info: StreamInfo = serde_json::from_slice(&answer).ok()?;
+        let mut info: StreamInfo = serde_json::from_slice(&answer).ok()?;
         let broker = OffsetDateTime::parse(&info.ts, &Rfc3339).ok()?;
         let broker_ms = i64::try_from(broker.unix_timestamp_nanos() / 1_000_000).ok()?;
         let last = info.state.last_seq;
@@ -193,7 +221,11 @@ impl History {
             first: StreamSeq(first),
             last: StreamSeq(last),
         };
-        Some((bounds, broker_ms - middle))
+        Some(Log {
+            bounds,
+            offset_ms: broker_ms - middle,
+            id: info.config.metadata.remove(LOG_EPOCH_METADATA),
+        })
     }
 
     /// Looks once at history and then at the log.
@@ -209,9 +241,12 @@ impl History {
                 view.cursor = Some(applied);
             }
         }
-        if let Some((bounds, offset_ms)) = self.log().await {
-            view.log = Some(bounds);
-            view.clock_offset_ms = offset_ms;
+        if let Some(log) = self.log().await {
+            view.replaced = log.id.as_deref() != Some(log_id.as_str());
+            if !view.replaced {
+                view.log = Some(log.bounds);
+            }
+            view.clock_offset_ms = log.offset_ms;
         }
         view
     }

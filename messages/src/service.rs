@@ -21,6 +21,12 @@ const PARTITIONS: &str = "partitions";
 const LOG: &str = "log";
 /// History's name on the health board.
 const HISTORY: &str = "history";
+/// What an operator is told when the broker's store is not the one that history knows.
+const FOREIGN: &str = "the broker's log is not the one that history follows: the broker's store was lost or \
+     replaced; restore it, or run natter reseed";
+/// What an operator is told while nobody can tell that.
+const UNPROVEN: &str =
+    "the log is empty, and only history, which has not answered yet, can tell whether it is new";
 /// How often the health board is brought up to date.
 const HEALTH: Duration = Duration::from_millis(250);
 
@@ -141,8 +147,10 @@ fn show_log(ctx: &Context, shared: &Shared) {
     } else {
         ctx.health.set_ready(LOG);
     }
-    if view.foreign {
-        ctx.health.set_down(HISTORY, "history follows another log");
+    if view.is_foreign() {
+        ctx.health.set_down(HISTORY, FOREIGN);
+    } else if view.is_unproven() {
+        ctx.health.set_down(HISTORY, UNPROVEN);
     } else if !view.answers {
         ctx.health.set_degraded(HISTORY, "history does not answer");
     } else {

@@ -236,7 +236,7 @@ impl Writer {
             let last = log.last.max(self.sequencer.end());
             self.sequencer.handle_history(cursor, last);
         }
-        if view.foreign {
+        if view.is_foreign() {
             self.sequencer.stop(Stop::ForeignLog);
         } else if view.is_skewed() {
             self.sequencer.stop(Stop::ClockSkew);

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use chassis::config::{EXIT_CONFIG, ParseError};
 use clap::{Parser, Subcommand};
 
-use crate::{chat, child, dev, migrate, replay, serve, token, verify};
+use crate::{chat, child, dev, migrate, replay, reseed, serve, token, verify};
 
 /// A self-hosted chat backend that never loses, reorders or repeats a message.
 #[derive(Debug, Parser)]
@@ -39,6 +39,8 @@ enum Command {
     Chat(chat::Args),
     /// Prove the chain of a room from Postgres and from the log.
     Verify(verify::Args),
+    /// After the broker's store was lost: make a log that goes on from the archive.
+    Reseed(reseed::Args),
     /// Play days of IRC through real sockets, watch, and judge what came of it.
     Replay(replay::Args),
     /// Become another program that dies with its parent.
@@ -63,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dev(args) => on_this_thread(dev::run(args)),
         Command::Chat(args) => on_this_thread(chat::run(args)),
         Command::Verify(args) => on_this_thread(verify::run(args)),
+        Command::Reseed(args) => on_this_thread(reseed::run(args)),
         Command::Replay(args) => on_this_thread(replay::run(args)),
     };
     outcome.unwrap_or_else(|error| {

@@ -9,7 +9,9 @@ mod dev;
 mod dev_token;
 mod migrate;
 mod replay;
+mod reseed;
 mod serve;
+mod servers;
 mod token;
 mod verify;
 

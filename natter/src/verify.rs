@@ -6,16 +6,12 @@
 mod compare;
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use chassis::config::NatsArgs;
-use chassis::health::Health;
 use chassis::nats::Nats;
 use futures_util::StreamExt as _;
 use history::config::DatabaseArgs;
@@ -23,14 +19,14 @@ use history::record::Record;
 use history::store::Snapshot;
 use history::verify::Fault;
 use protocol::chain::Hash;
+use protocol::event::{Event, LogEvent};
 use protocol::subject::{LOG_STREAM, Subject};
 use protocol::{RoomId, Seq, StreamSeq, Timestamp};
 use sqlx::PgPool;
 
 use self::compare::{Line, Place, check_expected, check_log, first_difference, lines_of};
+use crate::servers::{ANSWER_MAX, ServersArgs, connect};
 
-/// How long the broker or the database may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Rows read at once.
 const CHUNK: u32 = 2_000;
 
@@ -42,21 +38,8 @@ pub(crate) struct Args {
     /// A head that the chain must contain, for example from a client's snapshot or a checkpoint.
     #[arg(long, value_name = "SEQ:HASH")]
     expect: Option<Anchor>,
-    /// The broker; that of a running `natter dev` without it.
-    #[arg(long, env = "NATTER_NATS_URL", hide_env_values = true)]
-    nats_url: Option<String>,
-    /// User of the broker.
-    #[arg(long, env = "NATTER_NATS_USER")]
-    nats_user: Option<String>,
-    /// File with the password of that user.
-    #[arg(long, env = "NATTER_NATS_PASSWORD_FILE")]
-    nats_password_file: Option<PathBuf>,
-    /// The database; that of a running `natter dev` without it.
-    #[arg(long, env = "NATTER_DATABASE_URL", hide_env_values = true)]
-    database_url: Option<String>,
-    /// Data folder of `natter dev`.
-    #[arg(long, env = "NATTER_DATA", default_value = ".natter")]
-    data: PathBuf,
+    #[command(flatten)]
+    servers: ServersArgs,
 }
 
 /// A seq and the hash that the chain has there.
@@ -85,7 +68,7 @@ impl FromStr for Anchor {
 /// # Errors
 /// The broker or the database cannot be reached.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (nats, database_url) = addresses(&args)?;
+    let (nats, database_url) = args.servers.addresses()?;
     let pool = history::database::pool(&DatabaseArgs::to(&database_url))?;
     let report = tokio::time::timeout(ANSWER_MAX * 6, history::verify::room(&pool, &args.room))
         .await
@@ -105,7 +88,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let archive = read_archive(&pool, &args.room)
         .await
         .context("read the archive")?;
-    let log = read_log(&connect(&nats).await?, &args.room)
+    let log = read_log(&connect(&nats, "natter-verify").await?, &args.room)
         .await
         .context("read the log")?;
     match check_log(&log) {
@@ -153,39 +136,19 @@ fn say(line: &str) {
     drop(writeln!(std::io::stdout(), "{line}"));
 }
 
-/// Where broker and database are: as told, else where the running `natter dev` has them.
-fn addresses(args: &Args) -> anyhow::Result<(NatsArgs, String)> {
-    let file = args.data.join("run").join("dev.json");
-    let dev = || -> anyhow::Result<serde_json::Value> {
-        let text = std::fs::read(&file).with_context(|| {
-            format!(
-                "no address is given and no `natter dev` runs (read {})",
-                file.display()
-            )
-        })?;
-        Ok(serde_json::from_slice(&text)?)
-    };
-    let address = |given: &Option<String>, key: &str| match given {
-        Some(url) => Ok(url.clone()),
-        None => match dev()?.get(key).and_then(serde_json::Value::as_str) {
-            Some(url) => Ok(url.to_owned()),
-            None => anyhow::bail!("{} has no {key}", file.display()),
-        },
-    };
-    let nats = NatsArgs {
-        nats_user: args.nats_user.clone(),
-        nats_password_file: args.nats_password_file.clone(),
-        ..NatsArgs::to(address(&args.nats_url, "nats_url")?)
-    };
-    Ok((nats, address(&args.database_url, "database_url")?))
-}
-
-async fn connect(nats: &NatsArgs) -> anyhow::Result<Nats> {
-    let nats = chassis::nats::connect(nats, "natter-verify", &Health::new()).await?;
-    tokio::time::timeout(ANSWER_MAX, nats.connected())
-        .await
-        .context("the broker does not answer")?;
-    Ok(nats)
+/// Every event of the room that the log still holds, once their chain is proven.
+///
+/// # Errors
+/// The broker does not answer, or the chain is broken.
+pub(crate) async fn log_of(nats: &Nats, room: &RoomId) -> anyhow::Result<Vec<Event>> {
+    let lines = read_log(nats, room).await?;
+    if let Err(fault) = check_log(&lines) {
+        anyhow::bail!("the log is broken at {}: {}", fault.seq, fault.what);
+    }
+    let events = lines.iter().map(|line| LogEvent::parse(&line.line));
+    Ok(events
+        .map(|parsed| parsed.map(|logged| logged.event))
+        .collect::<Result<_, _>>()?)
 }
 
 /// Every line of the room in the archive.

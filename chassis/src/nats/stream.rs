@@ -288,15 +288,39 @@ impl Nats {
             .into())
     }
 
+    /// Removes a stream with everything in it; none of that name is as good.
+    ///
+    /// # Errors
+    /// If JetStream does not answer or refuses.
+    pub(crate) async fn delete_stream(&self, name: &str) -> Result<(), ApiError> {
+        // It must not have a body.
+        let deleted = self
+            .api_bytes::<serde::de::IgnoredAny>(&format!("STREAM.DELETE.{name}"), Bytes::new())
+            .await;
+        match deleted {
+            Ok(_) => Ok(()),
+            Err(error) if error.is(NO_STREAM) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn api<T: DeserializeOwned>(
         &self,
         operation: &str,
         body: &impl Serialize,
     ) -> Result<T, ApiError> {
         let body = serde_json::to_vec(body).map_err(malformed)?;
+        self.api_bytes(operation, body.into()).await
+    }
+
+    async fn api_bytes<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        body: Bytes,
+    ) -> Result<T, ApiError> {
         let subject = format!("{API}.{operation}");
         let answer = self
-            .request(subject, HeaderMap::new(), body.into(), API_TIMEOUT)
+            .request(subject, HeaderMap::new(), body, API_TIMEOUT)
             .await?;
         match serde_json::from_slice(&answer).map_err(malformed)? {
             Answer::Done(value) => Ok(value),

@@ -1,5 +1,6 @@
 //! Watches over the streams while a service runs.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,8 +15,11 @@ use crate::tasks::chain;
 /// How often to look whether the connection was made anew: leases wait for this.
 const CONNECTION_CHECK: Duration = Duration::from_millis(100);
 
-/// How often to look at the streams though the connection stayed.
-const STREAM_CHECK: Duration = Duration::from_secs(30);
+/// How often to look at the streams though the connection stayed: a log can be replaced without it.
+const STREAM_CHECK: Duration = Duration::from_secs(5);
+
+/// What to do when the log has vanished.
+const REMEDY: &str = "the broker's store was lost: restore it, or run natter reseed";
 
 /// What the watch needs to know.
 pub(super) struct Keeper {
@@ -35,8 +39,8 @@ impl Keeper {
         }
     }
 
-    /// Looks after each new connection and every now and then, for ever.
-    pub(super) async fn run(self) {
+    /// Looks after each new connection and every now and then, until there is another log.
+    pub(super) async fn run(self) -> Result<Infallible, TopologyError> {
         let mut seen = self.nats.connects();
         let mut next = Instant::now() + STREAM_CHECK;
         loop {
@@ -51,6 +55,11 @@ impl Keeper {
                 Err(error) if error.is_temporary() => {
                     tracing::debug!(error = chain(&error), "looking at the streams failed");
                     next = Instant::now();
+                }
+                Err(error @ TopologyError::Replaced { .. }) => return Err(error),
+                Err(error @ TopologyError::NoLog) => {
+                    seen = connects;
+                    self.alarm(&format!("{error}; {REMEDY}"));
                 }
                 Err(error) => {
                     seen = connects;
@@ -71,13 +80,12 @@ impl Keeper {
         let log = inspect(&self.nats).await?;
         if log.log_id == self.log_id {
             self.health.set_ready(COMPONENT);
-        } else {
-            self.alarm(&format!(
-                "the log {} was replaced by {}",
-                self.log_id, log.log_id
-            ));
+            return Ok(());
         }
-        Ok(())
+        Err(TopologyError::Replaced {
+            began: self.log_id.clone(),
+            found: log.log_id,
+        })
     }
 
     fn alarm(&self, reason: &str) {

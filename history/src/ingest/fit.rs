@@ -24,6 +24,14 @@ pub(super) enum Misfit {
     /// The log's id is none.
     #[error("the log's id {0:?} is malformed")]
     Id(String),
+    /// There is no log any more.
+    #[error(
+        "the broker has no log, but log {expected} was being applied; the broker's store was lost: restore it, or run natter reseed"
+    )]
+    Missing {
+        /// The log of the cursor.
+        expected: LogId,
+    },
     /// Another log took its place.
     #[error(
         "the broker has log {found}, but log {expected} was being applied; restore the broker's store, or run natter reseed"
@@ -56,8 +64,16 @@ pub(super) enum Misfit {
     },
 }
 
-/// Compares the cursor with the log.
-pub(super) fn fit(cursor: Option<&Cursor>, log: &LogInfo) -> Fit {
+/// Compares the cursor with the log; with neither there is nothing to compare.
+pub(super) fn fit(cursor: Option<&Cursor>, log: Option<&LogInfo>) -> Fit {
+    let log = match (cursor, log) {
+        (_, Some(log)) => log,
+        (Some(cursor), None) => {
+            let expected = cursor.log.clone();
+            return Fit::Misfit(Misfit::Missing { expected });
+        }
+        (None, None) => return Fit::Misfit(Misfit::Id(String::new())),
+    };
     let Ok(found) = LogId::parse(&log.log_id) else {
         return Fit::Misfit(Misfit::Id(log.log_id.clone()));
     };
@@ -124,7 +140,7 @@ mod tests {
             (0, log("k7", 3, 9), false),
         ];
         for (applied, log, follows) in table {
-            let fit = fit(Some(&cursor(applied)), &log);
+            let fit = fit(Some(&cursor(applied)), Some(&log));
             assert_eq!(
                 matches!(fit, Fit::Follow(_)),
                 follows,
@@ -135,7 +151,7 @@ mod tests {
 
     #[test]
     fn lost_records_are_named() {
-        let fit = fit(Some(&cursor(5)), &log("k7", 9, 20));
+        let fit = fit(Some(&cursor(5)), Some(&log("k7", 9, 20)));
         assert_eq!(
             fit,
             Fit::Misfit(Misfit::Lost {
@@ -146,9 +162,16 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_is_gone_is_named() {
+        let expected = LogId::parse("k7").unwrap();
+        let misfit = Fit::Misfit(Misfit::Missing { expected });
+        assert_eq!(fit(Some(&cursor(5)), None), misfit);
+    }
+
+    #[test]
     fn an_archive_without_a_cursor_begins_with_the_log_that_is_there() {
         assert_eq!(
-            fit(None, &log("k7", 1, 9)),
+            fit(None, Some(&log("k7", 1, 9))),
             Fit::Begin(LogId::parse("k7").unwrap())
         );
     }

@@ -194,6 +194,31 @@ const TOUCHING: &str = "select line from events
 const REMOVED: &str = "select seq, thread from messages
     where room = $1 and deleted_seq >= $2 order by deleted_seq, seq limit $3";
 
+const NEXT: &str = "select line from events
+    where room = $1 and seq >= $2 and kind <> 'poison' order by seq limit 1";
+
+/// What lies below `from` in a range of lost numbers that reaches above it: events that a client has and
+/// the archive never had.
+async fn lost_below(
+    snapshot: &mut Snapshot,
+    room: &RoomId,
+    from: Seq,
+) -> Result<impl Iterator<Item = Seq> + use<>, StoreError> {
+    const DOING: &str = "looking for lost numbers";
+    let query = sqlx::query(NEXT).bind(room.as_str()).bind(int(from.0));
+    let next = query.fetch_optional(&mut *snapshot.tx).await.doing(DOING)?;
+    let mut lost = from.0..from.0;
+    if let Some(row) = next {
+        let line: &str = row.try_get("line").doing(DOING)?;
+        let logged = LogEvent::parse(&super::text::decode(line));
+        let logged = logged.map_err(super::odd("line")).doing(DOING)?;
+        if let EventBody::Void { from: first } = logged.event.body {
+            lost.start = first.0.min(from.0);
+        }
+    }
+    Ok(lost.map(Seq))
+}
+
 /// Changes beyond this number are not told apart: everything is dirty then.
 const CHANGES_MAX: usize = 20_000;
 
@@ -231,7 +256,10 @@ pub async fn dirty(snapshot: &mut Snapshot, room: &RoomId, from: Seq) -> Result<
     if touching.len() > CHANGES_MAX || removed.len() > CHANGES_MAX {
         return Ok(Dirty::All);
     }
-    let mut dirty = BTreeSet::new();
+    let mut dirty: BTreeSet<Seq> = lost_below(snapshot, room, from).await?.collect();
+    if dirty.len() > CHANGES_MAX {
+        return Ok(Dirty::All);
+    }
     for row in &touching {
         let line: &str = row.try_get("line").doing(DOING)?;
         let logged = LogEvent::parse(&super::text::decode(line));

@@ -72,6 +72,29 @@ pub async fn advance(
     Ok(done.rows_affected() == 1)
 }
 
+const SUCCEED: &str = "update cursors set log_id = $3, applied = $4
+    where name = 'log' and log_id = $1 and applied = $2";
+
+/// Goes on with another log, of which everything up to `applied` counts as applied; false if the cursor
+/// was not at `from` any more.
+///
+/// # Errors
+/// If the statement fails.
+pub async fn succeed(
+    db: &mut PgConnection,
+    from: &Cursor,
+    log: &LogId,
+    applied: StreamSeq,
+) -> Result<bool, StoreError> {
+    let query = sqlx::query(SUCCEED)
+        .bind(from.log.as_str())
+        .bind(int(from.applied.0))
+        .bind(log.as_str())
+        .bind(int(applied.0));
+    let done = query.execute(db).await.doing("changing to another log")?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// "natter" and "log" in ASCII, 63 bits: nobody else's lock in this database.
 const LOCK: i64 = 0x6e61_7474_6c6f_6700;
 

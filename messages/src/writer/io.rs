@@ -1,7 +1,6 @@
 //! What a writer does outside of its process; every call has a deadline of its own.
 
 use super::Event;
-use crate::history::View;
 use crate::metrics::{Append, Lookup as LookupKind};
 use crate::partition::{Notice, Record};
 use crate::sequencer::{Ask, Lookup, Outcome, Publish, Read, Request, Stop};
@@ -208,8 +207,8 @@ pub(super) fn ask(shared: Arc<Shared>, ask: Ask) -> BoxFuture<'static, Event> {
             Lookup::User(_) => LookupKind::User,
         };
         shared.metrics.lookups_total.get(kind).inc();
-        let View { foreign, .. } = *shared.view.borrow();
-        let answer = if foreign {
+        let view = *shared.view.borrow();
+        let answer = if view.is_foreign() {
             None
         } else {
             shared.history.ask(&ask).await
@@ -272,13 +271,14 @@ pub(super) fn tell(shared: &Shared, partition: Partition, notice: &Notice) {
                     end = end.0,
                     cursor = cursor.0,
                     "partition {partition} stops: the log ends at {end}, history has {cursor}; \
-                     the broker's store was lost or replaced"
+                     the broker's store was lost or rolled back: restore it, or run natter reseed"
                 );
             }
             Stop::ForeignLog => {
                 tracing::error!(
                     partition = number,
-                    "partition {partition} stops: history follows another log than this one"
+                    "partition {partition} stops: the broker's log is not the one that history follows; \
+                     restore the broker's store, or run natter reseed"
                 );
             }
             Stop::ClockSkew => {

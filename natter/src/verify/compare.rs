@@ -3,7 +3,7 @@
 use history::record::{Content, Record};
 use history::verify::{ChainCheck, Fault};
 use protocol::chain::{Hash, hash_line};
-use protocol::event::LogEvent;
+use protocol::event::{EventBody, LogEvent};
 use protocol::{RoomId, Seq, StreamSeq};
 
 /// One event's line, from the log or from the archive.
@@ -53,7 +53,18 @@ pub(crate) fn check_log(lines: &[Line]) -> Result<Option<Held>, Fault> {
                 what,
             }
         })?;
-        ChainCheck::after("log", first.seq.before(), logged.prev)
+        let before = match logged.event.body {
+            EventBody::Void { from } => from.before(),
+            EventBody::Room { .. }
+            | EventBody::Member { .. }
+            | EventBody::Role { .. }
+            | EventBody::Msg(_)
+            | EventBody::Edit { .. }
+            | EventBody::Del { .. }
+            | EventBody::Read { .. }
+            | EventBody::Unknown(_) => first.seq.before(),
+        };
+        ChainCheck::after("log", before, logged.prev)
     };
     for line in lines {
         chain.next(&line.line)?;
@@ -169,7 +180,7 @@ pub(crate) fn lines_of(room: &RoomId, record: Record) -> Result<Vec<Line>, Strin
 mod tests {
     use super::*;
     use protocol::chain::{Salt, seal};
-    use protocol::event::{Event, EventBody, Message};
+    use protocol::event::{Event, Message};
     use protocol::{Cid, Timestamp, UserId};
 
     fn chain(texts: &[&str]) -> Vec<Line> {
