@@ -116,7 +116,26 @@ impl From<EntryFields> for TimelineEntry {
             }
             None => {}
         }
+        entry.return_revision();
         entry
+    }
+}
+
+impl TimelineEntry {
+    /// An edit has a `rev` of its own, and without it nobody could tell that it is one.
+    fn return_revision(&mut self) {
+        let EventBody::Unknown(fields) = &self.event.body else {
+            return;
+        };
+        let Some(rev) = self.rev.filter(|_| self.event.body.kind() == "edit") else {
+            return;
+        };
+        let mut fields = fields.clone();
+        fields.insert("rev".to_owned(), rev.into());
+        if let Ok(body) = serde_json::from_value(Value::Object(fields)) {
+            self.event.body = body;
+            self.rev = None;
+        }
     }
 }
 
@@ -368,6 +387,17 @@ mod tests {
             assert_eq!(serde_json::from_str::<TimelineEntry>(&text).unwrap(), entry);
             assert_eq!(entry.summary.is_some(), rest.contains("count"));
         }
+    }
+
+    #[test]
+    fn an_edit_in_a_page_of_every_event_is_still_an_edit() {
+        let line = r#"{"ev":"edit","room":"r","seq":4,"ts":1,"by":"a","cid":"019b0000-0000-7000-8000-000000000000","on":3,"rev":2,"text":"x","won":true,"eff":9}"#;
+        let event: Event = serde_json::from_str(line).unwrap();
+        let entry: TimelineEntry = serde_json::from_str(line).unwrap();
+        assert!(matches!(entry.event.body, EventBody::Edit { rev: 2, .. }));
+        assert_eq!(entry, TimelineEntry::plain(event));
+        let text = serde_json::to_string(&entry).unwrap();
+        assert_eq!(serde_json::from_str::<TimelineEntry>(&text).unwrap(), entry);
     }
 
     #[test]
