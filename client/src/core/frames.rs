@@ -59,8 +59,10 @@ impl Core {
     ) {
         let change = match &delivery {
             Delivery::Stored(accepted) => {
+                // Who ignores events would keep it for ever: its event never comes.
                 if let Some(room) = &entry.room
                     && !accepted.noop
+                    && self.config.follow != Follow::Nothing
                 {
                     self.settled
                         .push_back((room.clone(), accepted.seq, entry.clone()));
