@@ -80,7 +80,8 @@ pub struct Config {
     /// The default fits a machine that runs little else.
     #[arg(long, env = "NATTER_GATEWAY_WORKERS", default_value_t = 0)]
     pub gateway_workers: usize,
-    /// Sockets and HTTP connections at once; more wait to be accepted.
+    /// Sockets at once; more are refused with 503. As many HTTP connections may be open beside them; more
+    /// wait to be accepted.
     ///
     /// The default needs about 700 MB for idle sockets.
     #[arg(long, env = "NATTER_GATEWAY_CONNECTIONS_MAX", default_value_t = 50_000)]

@@ -1,4 +1,4 @@
-//! The public port over HTTP: reads, the message POST, health, and the door to the socket.
+//! The public port over HTTP: reads, the message POST, health. Upgrades go to the socket's door.
 
 pub mod origin;
 pub mod pages;
@@ -9,9 +9,9 @@ pub use problem::Problem;
 
 use crate::hub::Hub;
 use crate::session::outside::Verdict;
-use crate::socket;
-use actix_web::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use actix_web::{HttpRequest, HttpResponse, web};
+use crate::socket::door;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::{HttpRequest, web};
 use protocol::query::Viewer;
 use protocol::{ErrorCode, Refusal};
 use std::rc::Rc;
@@ -22,7 +22,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .route("/", web::get().to(pages::index))
         .route("/healthz", web::get().to(pages::healthz))
         .route("/readyz", web::get().to(pages::readyz))
-        .route("/v1/ws", web::get().to(open_socket))
+        .route(door::PATH, web::get().to(pages::no_upgrade))
         .route("/v1/rooms", web::get().to(rooms::list))
         .route("/v1/rooms/{room}/events", web::get().to(rooms::events))
         .route("/v1/rooms/{room}/messages", web::post().to(rooms::send))
@@ -42,10 +42,12 @@ pub struct Caller {
 impl Caller {
     fn of(request: &HttpRequest) -> Result<Self, Problem> {
         let hub = hub_of(request)?;
-        let header = request
-            .headers()
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
+        let mut headers = request.headers().get_all(AUTHORIZATION);
+        // Of two, what stands before this server may have looked at the other one.
+        let header = match (headers.next(), headers.next()) {
+            (Some(value), None) => value.to_str().ok(),
+            (Some(_), Some(_)) | (None, _) => None,
+        };
         let token = header
             .and_then(|text| text.split_once(' '))
             .and_then(|(scheme, token)| {
@@ -73,29 +75,4 @@ fn hub_of(request: &HttpRequest) -> Result<Rc<Hub>, Problem> {
     let hub = request.app_data::<Rc<Hub>>();
     hub.cloned()
         .ok_or_else(|| Problem::new(ErrorCode::Internal, "the worker has no hub"))
-}
-
-async fn open_socket(
-    request: HttpRequest,
-    payload: web::Payload,
-) -> actix_web::Result<HttpResponse> {
-    let hub = hub_of(&request)?;
-    let header = |name| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    let present = request.headers().contains_key(ORIGIN);
-    // An origin that cannot be read is none that is allowed.
-    let origin = header(ORIGIN).or(present.then_some(""));
-    if !origin::is_allowed(origin, header(HOST), &hub.shared().config.gateway_origins) {
-        let msg = "pages of this origin may not connect here";
-        return Err(Problem::new(ErrorCode::Forbidden, msg).into());
-    }
-    if hub.shared().goaway.is_cancelled() || hub.shared().ctx.shutdown.is_cancelled() {
-        let msg = "this gateway is stopping";
-        return Err(Problem::new(ErrorCode::Unavailable, msg).into());
-    }
-    socket::upgrade(&request, payload, hub).await
 }

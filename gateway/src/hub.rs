@@ -24,6 +24,8 @@ use tokio::sync::oneshot;
 /// Records delivered before other tasks of the worker get their turn. Sockets are woken after each
 /// such batch, so their frames leave together.
 const BATCH: usize = 64;
+/// Writes to one socket before others get their turn; each is at most 64 KiB and a message.
+const WRITES: usize = 4;
 
 /// One socket, as its worker sees it.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct Socket {
     pub control: Control,
     /// Wakes its task.
     pub wake: Alarm,
+    /// Whether its task waits until the connection takes more.
+    pub waits_for_room: Cell<bool>,
     transport: Rc<dyn Transport>,
     /// Whether it is among those to be woken after this batch.
     queued: Cell<bool>,
@@ -148,6 +152,7 @@ impl Hub {
             conn,
             control,
             wake: Alarm::default(),
+            waits_for_room: Cell::new(false),
             transport,
             queued: Cell::new(false),
             known: Cell::new(false),
@@ -392,9 +397,13 @@ impl Hub {
     fn flush(&self) {
         for socket in self.woken.take() {
             socket.queued.set(false);
-            let writing = self.write(&socket);
+            let news = match self.write(&socket) {
+                Writing::Done => false,
+                Writing::More | Writing::Gone => true,
+                Writing::Full => !socket.waits_for_room.replace(true),
+            };
             let session = socket.session.borrow();
-            if writing == Writing::Gone || session.has_action() || session.closing().is_some() {
+            if news || session.has_action() || session.closing().is_some() {
                 socket.wake.ring();
             }
         }
@@ -402,22 +411,29 @@ impl Hub {
 
     /// Writes what waits, as far as the connection takes it.
     pub fn write(&self, socket: &Rc<Socket>) -> Writing {
-        let metrics = &self.shared.metrics;
-        loop {
-            if !socket.transport.has_room() {
-                socket.transport.wants_room();
-                return Writing::Full;
+        for _ in 0..WRITES {
+            self.hand_over(socket);
+            match socket.transport.flush() {
+                Writing::Done if socket.session.borrow().is_quiet() => return Writing::Done,
+                Writing::Done => {}
+                other @ (Writing::More | Writing::Full | Writing::Gone) => return other,
             }
+        }
+        Writing::More
+    }
+
+    /// Gives the transport as much as shall leave with one write.
+    fn hand_over(&self, socket: &Rc<Socket>) {
+        let metrics = &self.shared.metrics;
+        while socket.transport.has_room() {
             let message = socket.session.borrow_mut().poll_message();
             let Some((message, frames)) = message else {
-                return Writing::Done;
+                return;
             };
             metrics.messages_sent_total.inc();
             let frames = u64::try_from(frames).unwrap_or(0);
             metrics.frames_sent_total.inc_by(frames);
-            if !socket.transport.send(message) {
-                return Writing::Gone;
-            }
+            socket.transport.send(message);
             let waits = socket.session.borrow().waits_for_room();
             if waits {
                 let now = self.shared.now();

@@ -6,30 +6,35 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::session::outside::Answered;
 use crate::shared::Shared;
+use crate::socket::door;
 use crate::upstream;
 use crate::writes::Standing;
-use actix_web::dev::{Server, ServerHandle};
-use actix_web::http::KeepAlive;
+use actix_http::{HttpService, KeepAlive, Response};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::App;
+use actix_web::body::BoxBody;
+use actix_web::dev::{AppConfig, Server, ServerHandle};
 use actix_web::middleware::DefaultHeaders;
-use actix_web::{App, HttpServer};
 use chassis::config::Problems;
 use chassis::{Context, RunError};
 use protocol::StreamSeq;
 use protocol::query::{Position, Query};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Connections that wait to be accepted: a reconnect storm comes at once.
-const BACKLOG: u32 = 4_096;
+const BACKLOG: i32 = 4_096;
 /// How long a request's head may take to arrive.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// How long an idle HTTP connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Milliseconds after which the kernel gives up a connection whose peer takes nothing. A stalled peer
-/// cannot be closed from here; it must end a little after its socket's task has.
+/// How long an HTTP connection may take to end once it was answered for the last time.
+const DISCONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Milliseconds after which the kernel gives up a connection whose peer takes nothing: an HTTP answer
+/// that nobody reads, or a socket whose peer has vanished from the network.
 const USER_TIMEOUT_MS: u32 = 20_000;
 /// Between two rounds of housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
@@ -54,64 +59,85 @@ pub async fn run(config: Config, ctx: Context) -> Result<(), RunError> {
     let metrics = Metrics::register(&ctx.registry)
         .map_err(|error| RunError::failed("registering the metrics", error))?;
     let shared = Arc::new(Shared::new(config, ctx, auth, metrics));
-    let (server, addresses) = serve(&shared)?;
+    let (server, address) = serve(&shared)?;
     let handle = server.handle();
     let tasks = &shared.ctx.tasks;
     tasks.spawn_fallible("http", server);
     tasks.spawn("upstream", upstream::run(Arc::clone(&shared)));
     tasks.spawn("housekeeping", keep_house(Arc::clone(&shared)));
-    for address in addresses {
-        tracing::info!(%address, "listening");
-    }
+    tracing::info!(%address, "listening");
     shared.ctx.started();
     shared.ctx.shutdown.cancelled().await;
     drain(&shared, &handle).await;
     Ok(())
 }
 
-fn serve(shared: &Arc<Shared>) -> Result<(Server, Vec<SocketAddr>), RunError> {
-    let listen = shared.config.listen;
-    let failed = |source| RunError::Listen {
-        address: listen.to_string(),
-        source,
-    };
+fn serve(shared: &Arc<Shared>) -> Result<(Server, SocketAddr), RunError> {
+    let (listener, address) = listen(shared.config.listen)?;
     let workers = match shared.config.gateway_workers {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         workers => workers,
     };
-    let per_worker = shared.config.gateway_connections_max.div_ceil(workers);
+    let builder = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(shared.config.gateway_connections_max.div_ceil(workers))
+        .disable_signals()
+        .shutdown_timeout(1);
+    let stopping = builder.graceful_shutdown_signal();
     let factory = {
         let shared = Arc::clone(shared);
         move || {
             let hub = Hub::new(Arc::clone(&shared));
             shared.ctx.tasks.spawn_local("hub", Rc::clone(&hub).run());
-            App::new()
-                .app_data(hub)
+            let app = App::new()
+                .app_data(Rc::clone(&hub))
                 .wrap(DefaultHeaders::new().add(("X-Content-Type-Options", "nosniff")))
                 .configure(http::routes)
+                .into_factory()
+                .map_err(|error: actix_web::Error| Response::<BoxBody>::from(error));
+            let stopping = stopping.clone();
+            HttpService::build()
+                .graceful_shutdown_signal(move || {
+                    let stopping = stopping.clone();
+                    async move { stopping.notified().await }
+                })
+                .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
+                .client_request_timeout(REQUEST_WITHIN)
+                .client_disconnect_timeout(DISCONNECT_WITHIN)
+                .tcp_nodelay(true)
+                .local_addr(address)
+                .on_connect_ext(|io, _| set_user_timeout(io))
+                .upgrade(fn_service(move |(request, http)| {
+                    door::open(request, http, Rc::clone(&hub))
+                }))
+                .finish(map_config(app, |()| AppConfig::default()))
+                .tcp()
         }
     };
-    let server = HttpServer::new(factory)
-        .workers(workers)
-        .backlog(BACKLOG)
-        .max_connections(per_worker)
-        .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
-        .client_request_timeout(REQUEST_WITHIN)
-        .client_disconnect_timeout(Duration::ZERO)
-        .tcp_nodelay(true)
-        .on_connect(|io, _| set_user_timeout(io))
-        .disable_signals()
-        .shutdown_timeout(1)
-        .bind(listen)
-        .map_err(failed)?;
-    let addresses = server.addrs();
-    Ok((server.run(), addresses))
+    let server = builder.listen("gateway", listener, factory);
+    let server = server.map_err(|source| RunError::Listen {
+        address: address.to_string(),
+        source,
+    })?;
+    Ok((server.run(), address))
 }
 
-fn set_user_timeout(io: &dyn std::any::Any) {
-    if let Some(stream) = io.downcast_ref::<actix_web::rt::net::TcpStream>()
-        && let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, USER_TIMEOUT_MS)
-    {
+/// Binds before the server is built, so that the port that was found is known.
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), RunError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        // The standard library listens already, with a shorter queue.
+        rustix::net::listen(&listener, BACKLOG)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    });
+    bound.map_err(|source| RunError::Listen {
+        address: address.to_string(),
+        source,
+    })
+}
+
+fn set_user_timeout(stream: &tokio::net::TcpStream) {
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, USER_TIMEOUT_MS) {
         tracing::debug!(%error, "a connection keeps the system's timeout");
     }
 }

@@ -5,12 +5,12 @@ use std::fmt;
 
 /// Where the messages of one socket go. Nothing here waits.
 pub trait Transport: fmt::Debug {
-    /// Whether a message may be sent now.
+    /// Whether another message may be handed over.
     fn has_room(&self) -> bool;
-    /// Asks that the socket's task be woken when there is room again.
-    fn wants_room(&self);
-    /// Sends a message, for which there is room; false if the connection is gone.
-    fn send(&self, message: ByteString) -> bool;
+    /// Takes a message, for which there is room; it leaves with the next [`Transport::flush`].
+    fn send(&self, message: ByteString);
+    /// Writes what was taken, as much as possible at once.
+    fn flush(&self) -> Writing;
 }
 
 /// How far writing has come.
@@ -18,6 +18,8 @@ pub trait Transport: fmt::Debug {
 pub enum Writing {
     /// Nothing waits any more.
     Done,
+    /// There is more, but others shall have their turn.
+    More,
     /// The connection takes no more for now.
     Full,
     /// The connection is gone.

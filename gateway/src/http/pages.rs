@@ -67,6 +67,15 @@ pub async fn dev_token(
     }
 }
 
+/// `GET /v1/ws` without an upgrade to WebSocket.
+///
+/// # Errors
+/// Always `bad_request`.
+pub async fn no_upgrade() -> Result<HttpResponse, Problem> {
+    let msg = "only a WebSocket handshake is answered here";
+    Err(Problem::new(ErrorCode::BadRequest, msg))
+}
+
 /// Every other path.
 ///
 /// # Errors
