@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use chassis::config::{EXIT_CONFIG, ParseError};
 use clap::{Parser, Subcommand};
 
-use crate::{chat, child, dev, migrate, replay, reseed, serve, token, verify};
+use crate::{bench, chat, child, dev, migrate, replay, reseed, serve, token, verify};
 
 /// A self-hosted chat backend that never loses, reorders or repeats a message.
 #[derive(Debug, Parser)]
@@ -43,6 +43,8 @@ enum Command {
     Reseed(reseed::Args),
     /// Play days of IRC through real sockets, watch, and judge what came of it.
     Replay(replay::Args),
+    /// Drive any natter by its sockets, and judge what came of it.
+    Bench(Box<bench::Args>),
     /// Become another program that dies with its parent.
     #[command(hide = true)]
     Child(child::Args),
@@ -67,6 +69,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Verify(args) => on_this_thread(verify::run(args)),
         Command::Reseed(args) => on_this_thread(reseed::run(args)),
         Command::Replay(args) => on_this_thread(replay::run(args)),
+        Command::Bench(args) => on_this_thread(bench::run(*args)),
     };
     outcome.unwrap_or_else(|error| {
         complain(&error);

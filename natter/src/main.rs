@@ -2,6 +2,8 @@
 //!
 //! It picks the allocator and the crypto provider and hands over to [`cli`]; it decides nothing else.
 
+mod audit;
+mod bench;
 mod chat;
 mod child;
 mod cli;

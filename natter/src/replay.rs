@@ -4,9 +4,7 @@
 //! and nothing is sent but what the log says. The verdict is [`audit`]'s; this file only gathers the
 //! evidence.
 
-mod audit;
-mod irc;
-mod observer;
+pub(crate) mod irc;
 mod progress;
 mod report;
 mod script;
@@ -21,18 +19,18 @@ use std::time::Duration;
 use anyhow::Context as _;
 use client::{Client, ClientError, Config, Follow, Store};
 use protocol::command::Create;
-use protocol::event::{Event, RoomKind};
+use protocol::event::{MemberChange, RoomKind};
 use protocol::frame::Window;
 use protocol::limits::{ROOM_NAME_CHARS_MAX, USER_ROOMS_MAX};
-use protocol::{RoomId, Seq};
+use protocol::{RoomId, Seq, UserId};
 use tokio::time::Instant;
 
-use self::audit::{Evidence, Verdict};
-use self::observer::Observer;
 use self::progress::Progress;
 use self::report::Report;
-use self::script::{Script, Source};
+use self::script::{Act, Script, Source};
 use self::speaker::{Cast, Record};
+use crate::audit::{Answer, Archived, Command, Content, Evidence, Verdict, Watch, judge};
+use crate::bench::viewer::Viewer;
 use crate::dev_token::DevServer;
 
 /// Between two looks at something that must come about.
@@ -154,7 +152,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         verdict,
     };
     keeper.close().await;
-    futures_util::future::join_all(observers.iter().map(Observer::close)).await;
+    futures_util::future::join_all(observers.iter().map(|(viewer, _)| viewer.close())).await;
     report.print(args.json)?;
     Ok(if report.verdict.is_clean() && !report.gave_up {
         ExitCode::SUCCESS
@@ -209,15 +207,16 @@ impl Stage<'_> {
         Ok(rooms)
     }
 
-    async fn seat_observers(&self, rooms: &[Room]) -> anyhow::Result<Vec<Observer>> {
-        let mut observers = Vec::new();
+    async fn seat_observers(&self, rooms: &[Room]) -> anyhow::Result<Vec<(Viewer, UserId)>> {
+        let mut viewers = Vec::new();
         for number in 1..=self.args.observers {
             let client = self.open(&format!("replay-observer-{number}"), Follow::Everything)?;
-            observers.push(Observer::new(client, Arc::clone(self.progress)).await?);
+            let viewer = Viewer::new(client, Arc::clone(self.progress)).await?;
+            viewers.push(viewer);
         }
-        let joining = observers.iter().flat_map(|observer| {
+        let joining = viewers.iter().flat_map(|viewer| {
             rooms.iter().map(|room| async {
-                let joined = observer.client.join(&room.id).await?.stored();
+                let joined = viewer.client.join(&room.id).await?.stored();
                 self.progress
                     .or_over(joined)
                     .await
@@ -227,6 +226,12 @@ impl Stage<'_> {
         });
         for joined in futures_util::future::join_all(joining).await {
             joined?;
+        }
+        let mut observers = Vec::new();
+        for viewer in viewers {
+            let status = viewer.client.status().await?;
+            let user = status.user.context("a server says who joins")?;
+            observers.push((viewer, user));
         }
         Ok(observers)
     }
@@ -247,44 +252,51 @@ impl Stage<'_> {
         &self,
         script: &Script,
         (keeper, rooms): (&Client, &[Room]),
-        observers: &[Observer],
+        observers: &[(Viewer, UserId)],
         records: &[Record],
     ) -> (Verdict, Vec<Seq>) {
         let mut verdict = Verdict::default();
         let mut heads = Vec::new();
         for (number, room) in rooms.iter().enumerate() {
-            let mut evidence = Evidence::default();
-            for record in records
+            let mut evidence = Evidence {
+                room: room.name.clone(),
+                ..Evidence::default()
+            };
+            let records = records
                 .iter()
-                .filter(|r| script.steps[r.step].room == number)
-            {
-                evidence.sent.push(record.sent.clone());
-                if let Some(ack) = record.ack {
-                    evidence.acks.insert(record.sent.cid, ack);
-                }
-            }
-            let acked = evidence.acks.values().filter_map(|ack| match ack {
-                audit::Ack::Stored(seq) => Some(*seq),
-                audit::Ack::Noop => None,
-            });
+                .filter(|record| script.steps[record.step].room == number);
+            evidence
+                .commands
+                .extend(records.map(|record| command(script, record)));
+            let acked = evidence
+                .commands
+                .iter()
+                .filter_map(|command| match command.answer {
+                    Answer::Stored(seq) => Some(seq),
+                    Answer::None | Answer::Noop | Answer::Refused => None,
+                });
             let acked = acked.max().unwrap_or_default();
             evidence.archive = self.read_archive(keeper, &room.id, acked).await;
             let head = evidence.archive.last().map_or(Seq(0), |event| event.seq);
-            for observer in observers {
+            for (viewer, user) in observers {
                 self.progress
-                    .until(LOOK_INTERVAL, || observer.last(&room.id) >= head)
+                    .until(LOOK_INTERVAL, || viewer.last(&room.id) >= head)
                     .await;
-                evidence.observers.push(observer.seen(&room.id));
+                evidence.watches.push(Watch {
+                    name: user.to_string(),
+                    user: user.clone(),
+                    steps: viewer.steps(&room.id),
+                });
             }
-            verdict.add(audit::judge(&evidence));
+            verdict.add(judge(&evidence));
             heads.push(head);
         }
         (verdict, heads)
     }
 
     /// Every event of a room, once history has what was acknowledged.
-    async fn read_archive(&self, keeper: &Client, room: &RoomId, acked: Seq) -> Vec<Event> {
-        let mut archive: Vec<Event> = Vec::new();
+    async fn read_archive(&self, keeper: &Client, room: &RoomId, acked: Seq) -> Vec<Archived> {
+        let mut archive: Vec<Archived> = Vec::new();
         while !self.progress.is_over() {
             let after = archive.last().map_or(Seq(0), |event| event.seq);
             match keeper.events_after(room, after).await {
@@ -293,7 +305,7 @@ impl Stage<'_> {
                     if !page.events.is_empty() {
                         self.progress.moved();
                     }
-                    archive.extend(page.events.into_iter().map(|entry| entry.event));
+                    archive.extend(page.events.iter().map(|entry| Archived::of(&entry.event)));
                     let have = archive.last().map_or(Seq(0), |event| event.seq);
                     if is_end && have >= acked {
                         break;
@@ -308,6 +320,21 @@ impl Stage<'_> {
             self.progress.pause(LOOK_INTERVAL).await;
         }
         archive
+    }
+}
+
+/// What a record should have become, and what became of it.
+fn command(script: &Script, record: &Record) -> Command {
+    let content = match &script.steps[record.step].act {
+        Act::Join => Content::member(&record.by, MemberChange::Joined),
+        Act::Leave => Content::member(&record.by, MemberChange::Left),
+        Act::Say { text, .. } => Content::said(text, record.reply_to),
+    };
+    Command {
+        cid: record.cid,
+        by: record.by.clone(),
+        content,
+        answer: record.answer,
     }
 }
 
@@ -335,7 +362,7 @@ fn read(path: &Path) -> anyhow::Result<Source> {
 }
 
 /// A socket per speaker needs more open files than the usual 1,024.
-fn allow_many_sockets() {
+pub(crate) fn allow_many_sockets() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -13,6 +13,17 @@ use tokio_util::sync::CancellationToken;
 /// Between two looks at the clock.
 const TICK: Duration = Duration::from_millis(500);
 
+impl crate::bench::viewer::Listener for Progress {
+    fn delivered(&self) {
+        self.moved();
+    }
+
+    fn lost_connection(&self) {
+        let count = self.reconnects.fetch_add(1, Ordering::Relaxed) + 1;
+        self.bar.set_message(format!("{count} reconnects"));
+    }
+}
+
 /// Shared by everything that runs.
 pub(crate) struct Progress {
     bar: ProgressBar,
@@ -51,12 +62,6 @@ impl Progress {
     pub(crate) fn acked(&self) {
         self.bar.inc(1);
         self.moved();
-    }
-
-    /// A connection was lost.
-    pub(crate) fn lost_connection(&self) {
-        let count = self.reconnects.fetch_add(1, Ordering::Relaxed) + 1;
-        self.bar.set_message(format!("{count} reconnects"));
     }
 
     /// Something moved.

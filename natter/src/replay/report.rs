@@ -4,8 +4,8 @@ use std::io::Write as _;
 
 use protocol::{RoomId, Seq};
 
-use super::audit::Verdict;
 use super::script::Counts;
+use crate::audit::{Fault, Verdict};
 
 /// Refusals that are shown in words.
 const REFUSALS_MAX: usize = 10;
@@ -61,7 +61,15 @@ impl Report {
             "seconds": self.seconds,
             "ack_ms": { "p50": p50, "p99": p99, "max": max },
             "refused": self.refused,
-            "verdict": self.verdict,
+            "verdict": {
+                "sent": self.verdict.sent,
+                "acked": self.verdict.acked,
+                "stored": self.verdict.stored,
+                "events": self.verdict.events,
+                "received": self.verdict.received,
+                "audit": self.verdict.counters,
+                "notes": self.verdict.notes,
+            },
         })
     }
 
@@ -88,23 +96,15 @@ impl Report {
         for (name, id, head) in &self.rooms {
             text.push_str(&format!("room {id} ({name}), head {head}\n"));
         }
-        let received: Vec<String> = verdict.received.iter().map(u64::to_string).collect();
         text.push_str(&format!(
             "\nsent          {:>8}\nacked         {:>8}   p50 {p50} ms, p99 {p99} ms, max {max} ms from queued, connecting and \
-             rate limits included\nstored        {:>8}   of {} events\nreceived      {}\n\n\
-             lost          {:>8}\nduplicated    {:>8}\nout of order  {:>8}\ngaps          {:>8}\n\
-             differences   {:>8}   archive against acks, commands and observers\n",
-            verdict.sent,
-            verdict.acked,
-            verdict.stored,
-            verdict.events,
-            if received.is_empty() { "nobody watched".to_owned() } else { received.join(" ") },
-            verdict.lost,
-            verdict.duplicated,
-            verdict.out_of_order,
-            verdict.gaps,
-            verdict.differences,
+             rate limits included\nstored        {:>8}   of {} events\nreceived      {:>8}\n\n",
+            verdict.sent, verdict.acked, verdict.stored, verdict.events, verdict.received,
         ));
+        for fault in Fault::ALL {
+            let count = verdict.counters.get(fault);
+            text.push_str(&format!("{:<20}{count:>8}\n", fault.name()));
+        }
         for refusal in self.refused.iter().take(REFUSALS_MAX) {
             text.push_str(&format!("refused: {refusal}\n"));
         }

@@ -18,9 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, watch};
 use tokio::time::Instant;
 
 use super::Speed;
-use super::audit::{Ack, Expected, Sent};
 use super::progress::Progress;
 use super::script::{Act, Script, Step};
+use crate::audit::Answer;
 
 /// Commands of one user without an answer.
 const UNANSWERED_MAX: usize = 64;
@@ -78,10 +78,14 @@ impl Cast {
 pub(crate) struct Record {
     /// Number of the step.
     pub(crate) step: usize,
-    /// What was submitted.
-    pub(crate) sent: Sent,
+    /// The name it was submitted with, and stored with in the end.
+    pub(crate) cid: Cid,
+    /// Who submitted it.
+    pub(crate) by: UserId,
+    /// The seq of the message it answers.
+    pub(crate) reply_to: Option<Seq>,
     /// What the sender was told.
-    pub(crate) ack: Option<Ack>,
+    pub(crate) answer: Answer,
 }
 
 /// What came of all steps.
@@ -154,14 +158,14 @@ struct Session {
 }
 
 /// An answer: number of the record, when it was submitted, and the last word.
-type Answer = (usize, Instant, Result<(Cid, Accepted), ClientError>);
+type Reply = (usize, Instant, Result<(Cid, Accepted), ClientError>);
 
 struct Speaker {
     cast: Arc<Cast>,
     progress: Arc<Progress>,
     config: Config,
     session: Option<Session>,
-    unanswered: FuturesUnordered<BoxFuture<'static, Answer>>,
+    unanswered: FuturesUnordered<BoxFuture<'static, Reply>>,
     records: Vec<Record>,
     refused: Vec<String>,
     latencies_ms: Vec<u64>,
@@ -237,39 +241,26 @@ impl Speaker {
         step: &Step,
         reply_to: Option<Seq>,
     ) -> anyhow::Result<()> {
-        let (write, expected) = match &step.act {
-            Act::Join => (Write::Join {}, Expected::Joined),
-            Act::Leave => (Write::Leave {}, Expected::Left),
-            Act::Say { text, .. } => {
-                let send = Send {
-                    text: text.clone(),
-                    reply_to,
-                    ..Send::default()
-                };
-                (
-                    Write::Send(send),
-                    Expected::Said {
-                        text: text.clone(),
-                        reply_to,
-                    },
-                )
-            }
+        let write = match &step.act {
+            Act::Join => Write::Join {},
+            Act::Leave => Write::Leave {},
+            Act::Say { text, .. } => Write::Send(Send {
+                text: text.clone(),
+                reply_to,
+                ..Send::default()
+            }),
         };
         let room = self.cast.rooms[step.room].clone();
         let client = self.client().await?;
         let submitted: Submitted = client.submit(Some(room), write).await?;
         let record = self.records.len();
-        // The author is filled in once a server has said who we are.
-        let by = nobody();
-        let sent = Sent {
-            cid: submitted.cid,
-            by,
-            expected,
-        };
         self.records.push(Record {
             step: number,
-            sent,
-            ack: None,
+            cid: submitted.cid,
+            // The author is filled in once a server has said who we are.
+            by: nobody(),
+            reply_to,
+            answer: Answer::None,
         });
         let at = Instant::now();
         let answer = submitted.stored_as().map(move |word| (record, at, word));
@@ -298,23 +289,25 @@ impl Speaker {
         }
     }
 
-    fn handle_answer(&mut self, (record, at, word): Answer) {
+    fn handle_answer(&mut self, (record, at, word): Reply) {
         let ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
         let number = self.records[record].step;
         match word {
             Ok((cid, accepted)) => {
-                self.records[record].sent.cid = cid;
-                let ack = if accepted.noop {
-                    Ack::Noop
+                self.records[record].cid = cid;
+                self.records[record].answer = if accepted.noop {
+                    Answer::Noop
                 } else {
-                    Ack::Stored(accepted.seq)
+                    Answer::Stored(accepted.seq)
                 };
-                self.records[record].ack = Some(ack);
                 self.latencies_ms.push(ms);
                 self.settle(number, Some(accepted.seq).filter(|_| !accepted.noop));
                 self.progress.acked();
             }
             Err(error) => {
+                if let ClientError::Refused(_) = &error {
+                    self.records[record].answer = Answer::Refused;
+                }
                 self.refused.push(format!("step {number}: {error}"));
                 self.settle(number, None);
             }
@@ -333,7 +326,7 @@ impl Speaker {
             && let Some(user) = status.user
         {
             for record in &mut self.records {
-                record.sent.by = user.clone();
+                record.by = user.clone();
             }
         }
     }

@@ -1,0 +1,183 @@
+//! How far a run is: counted by all that run, shown while it goes on, and ended when nothing moves.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Between two lines of progress.
+const SHOW_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The counts that a line of progress shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Counts {
+    pub(crate) acked: u64,
+    pub(crate) sent: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) delivered: u64,
+}
+
+/// Shared by everything that runs.
+pub(crate) struct Progress {
+    started: Instant,
+    patience: Duration,
+    json: bool,
+    sent: AtomicU64,
+    acked: AtomicU64,
+    /// Refused for good: neither acknowledged nor in flight.
+    refused: AtomicU64,
+    delivered: AtomicU64,
+    reconnects: AtomicU64,
+    /// Ms after the start when something last moved.
+    moved_ms: AtomicU64,
+    over: CancellationToken,
+}
+
+impl Progress {
+    /// Nothing has moved yet.
+    pub(crate) fn new(patience: Duration, json: bool) -> Arc<Self> {
+        let progress = Arc::new(Self {
+            started: Instant::now(),
+            patience,
+            json,
+            sent: AtomicU64::new(0),
+            acked: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            reconnects: AtomicU64::new(0),
+            moved_ms: AtomicU64::new(0),
+            over: CancellationToken::new(),
+        });
+        drop(tokio::spawn(watch(Arc::clone(&progress))));
+        progress
+    }
+
+    pub(crate) fn sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn acked(&self) {
+        self.acked.fetch_add(1, Ordering::Relaxed);
+        self.moved();
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.moved();
+    }
+
+    pub(crate) fn delivered(&self, events: u64) {
+        self.delivered.fetch_add(events, Ordering::Relaxed);
+        self.moved();
+    }
+
+    pub(crate) fn lost_connection(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often connections were lost.
+    pub(crate) fn reconnects(&self) -> u64 {
+        self.reconnects.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let acked = self.acked.load(Ordering::Relaxed);
+        let sent = self.sent.load(Ordering::Relaxed);
+        let done = acked + self.refused.load(Ordering::Relaxed);
+        Counts {
+            acked,
+            sent,
+            in_flight: sent.saturating_sub(done),
+            delivered: self.delivered.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Something moved.
+    pub(crate) fn moved(&self) {
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved_ms.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// Whether patience has run out.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    /// Completes when patience has run out.
+    pub(crate) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// Waits for `future` while there is patience.
+    pub(crate) async fn or_over<T>(&self, future: impl Future<Output = T>) -> anyhow::Result<T> {
+        self.over
+            .run_until_cancelled(future)
+            .await
+            .context("nothing has moved for too long")
+    }
+
+    /// Looks at `state` until it holds or patience has run out.
+    pub(crate) async fn until(&self, interval: Duration, mut state: impl FnMut() -> bool) {
+        while !state() && !self.is_over() {
+            self.pause(interval).await;
+        }
+    }
+
+    /// Waits between two looks.
+    pub(crate) async fn pause(&self, interval: Duration) {
+        tokio::select! {
+            () = self.over.cancelled() => {}
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+
+    fn show(&self, is_terminal: bool) {
+        let counts = self.counts();
+        let line = if self.json {
+            serde_json::to_string(&counts).expect("counts are JSON")
+        } else {
+            format!(
+                "{:6.1} s  acked {}  in flight {}  delivered {}  reconnects {}",
+                self.started.elapsed().as_secs_f64(),
+                counts.acked,
+                counts.in_flight,
+                counts.delivered,
+                self.reconnects(),
+            )
+        };
+        // A line on a terminal takes the place of the one before it; nobody may be reading.
+        let (before, after) = if is_terminal && !self.json {
+            ("\r\x1b[2K", "")
+        } else {
+            ("", "\n")
+        };
+        drop(write!(std::io::stderr(), "{before}{line}{after}"));
+    }
+
+    /// Takes the line of progress away.
+    pub(crate) fn finish(&self) {
+        self.show(false);
+    }
+}
+
+async fn watch(progress: Arc<Progress>) {
+    let is_terminal = std::io::stderr().is_terminal();
+    let every = if progress.json || is_terminal { 1 } else { 20 };
+    let mut ticks = 0_u64;
+    while !progress.over.is_cancelled() {
+        tokio::time::sleep(SHOW_INTERVAL).await;
+        ticks += 1;
+        if ticks.is_multiple_of(every) {
+            progress.show(is_terminal);
+        }
+        let moved = Duration::from_millis(progress.moved_ms.load(Ordering::Relaxed));
+        if progress.started.elapsed().saturating_sub(moved) > progress.patience {
+            progress.over.cancel();
+        }
+    }
+}
