@@ -8,7 +8,7 @@
 //! one that only waits for its last answers (`retiring`).
 
 use protocol::Timestamp;
-use protocol::error::close_means_retry;
+use protocol::error::{CloseCode, close_means_retry};
 use protocol::limits::SILENCE_MAX_MS;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -295,17 +295,30 @@ impl Connection {
             return;
         }
         match close {
+            // A token that is refused is refused by a reply before the close; without one the server
+            // has seen no hello in time, because the network stood still.
+            Some((code, _)) if code == CloseCode::AuthFailed.number() && self.is_opening(link) => {
+                self.lose(link, now, rng);
+            }
             // A socket that is being left may say what it likes.
             Some((code, reason)) if !close_means_retry(code) && self.retiring() != Some(link) => {
                 self.lose(link, now, rng);
                 self.stop(StopReason::CloseCode { code, reason });
             }
             Some((code, _)) => {
-                self.fresh_token |= code == protocol::error::CloseCode::TokenExpired.number();
+                self.fresh_token |= code == CloseCode::TokenExpired.number();
                 self.lose(link, now, rng);
             }
             None => self.lose(link, now, rng),
         }
+    }
+
+    /// Whether this socket's hello was not answered yet.
+    fn is_opening(&self, link: LinkId) -> bool {
+        let links = [self.main, self.next].into_iter().flatten();
+        links
+            .filter(|one| one.id == link)
+            .any(|one| one.phase == Phase::Opening)
     }
 
     /// Gives a socket up by our own decision, for example because it owes an answer for too long.

@@ -105,14 +105,18 @@ impl Room {
     }
 
     /// Live messages by others above the mark and the join, of those in the timeline.
+    ///
+    /// An ordinal rises with `seq`, so "above the mark" is judged by the mark itself: its ordinal is not
+    /// told while history is away.
     #[must_use]
     pub fn unread(&self, me: &UserId) -> usize {
-        let floor = self.snapshot.read_n.max(self.snapshot.join_n);
+        let (mark, join) = (self.snapshot.read, self.snapshot.join_n);
         let counts = |shown: &&Shown| match &shown.entry.event.body {
             EventBody::Msg(message) => {
                 !shown.entry.deleted
                     && shown.entry.event.by != *me
-                    && message.n.is_some_and(|n| n > floor)
+                    && shown.entry.event.seq > mark
+                    && message.n.is_some_and(|n| n > join)
             }
             EventBody::Room { .. }
             | EventBody::Member { .. }

@@ -81,6 +81,9 @@ impl Timeline {
                 ..
             } => {
                 let edit = |entry: &mut TimelineEntry| {
+                    if entry.deleted {
+                        return;
+                    }
                     if let EventBody::Msg(message) = &mut entry.event.body {
                         message.text.clone_from(text);
                         message.mentions.clone_from(mentions);
@@ -140,15 +143,13 @@ impl Timeline {
         if shown.as_of >= seq {
             return None;
         }
-        if !shown.entry.deleted {
-            change(&mut shown.entry);
-        }
+        change(&mut shown.entry);
         shown.as_of = seq;
         Some(shown.clone())
     }
 
     fn delete(&mut self, seq: Seq, on: &[SeqRange], by: Option<(&UserId, Seq)>) -> Vec<Shown> {
-        let mut changed = Vec::new();
+        let (mut changed, mut replies) = (Vec::new(), Vec::new());
         for shown in self.entries.values_mut() {
             let event = &mut shown.entry.event;
             let meant = on.iter().any(|range| range.contains(event.seq))
@@ -160,12 +161,39 @@ impl Timeline {
                 message.text.clear();
                 message.mentions.clear();
                 message.meta = None;
+                if !shown.entry.deleted {
+                    replies.extend(message.thread);
+                }
                 shown.entry.deleted = true;
+                (shown.entry.rev, shown.entry.edited) = (None, None);
                 shown.as_of = seq;
                 changed.push(shown.clone());
             }
         }
+        for root in replies {
+            changed.extend(self.lose_reply(root, seq));
+        }
         changed
+    }
+
+    /// A reply that is held here was removed: its root counts one less. Replies that are not held are
+    /// not known to be removed; a page brings their roots' counts.
+    fn lose_reply(&mut self, root: Seq, seq: Seq) -> Option<Shown> {
+        let of_root = |shown: &&Shown| {
+            matches!(&shown.entry.event.body,
+                EventBody::Msg(message) if message.thread == Some(root) && !shown.entry.deleted)
+        };
+        let last = self.entries().rev().find(of_root);
+        let last = last.map(|shown| shown.entry.event.seq);
+        let shown = self.entries.get_mut(&root)?;
+        let summary = shown.entry.summary.as_mut()?;
+        summary.count = summary.count.saturating_sub(1);
+        summary.last = last.unwrap_or(summary.last);
+        if summary.count == 0 {
+            shown.entry.summary = None;
+        }
+        shown.as_of = shown.as_of.max(seq);
+        Some(shown.clone())
     }
 }
 
@@ -332,6 +360,37 @@ mod tests {
                 last: Seq(2)
             })
         );
+    }
+
+    #[test]
+    fn a_removed_root_keeps_its_thread_and_a_removed_reply_leaves_it() {
+        let mut timeline = Timeline::default();
+        timeline.apply(&message(1, "root"));
+        timeline.apply(&event(2, r#""ev":"msg","text":"r","thread":1,"tn":1"#));
+        timeline.apply(&event(3, r#""ev":"del","on":[[1,1]]"#));
+        timeline.apply(&event(4, r#""ev":"msg","text":"s","thread":1,"tn":2"#));
+        let summary = |timeline: &Timeline| {
+            let summary = timeline.get(Seq(1)).unwrap().entry.summary;
+            summary.map(|summary| (summary.count, summary.last.0))
+        };
+        assert_eq!(summary(&timeline), Some((2, 4)));
+        timeline.apply(&event(5, r#""ev":"del","on":[[4,4]]"#));
+        assert_eq!(summary(&timeline), Some((1, 2)));
+        timeline.apply(&event(6, r#""ev":"del","on":[[1,4]]"#));
+        assert_eq!(summary(&timeline), None);
+    }
+
+    #[test]
+    fn a_removed_message_was_never_edited() {
+        let mut timeline = Timeline::default();
+        timeline.apply(&message(1, "a"));
+        timeline.apply(&event(
+            2,
+            r#""ev":"edit","on":1,"rev":2,"text":"b","won":true,"eff":2"#,
+        ));
+        timeline.apply(&event(3, r#""ev":"del","on":[[1,1]]"#));
+        let entry = &timeline.get(Seq(1)).unwrap().entry;
+        assert_eq!((entry.deleted, entry.rev, entry.edited), (true, None, None));
     }
 
     #[test]

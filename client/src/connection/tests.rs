@@ -267,3 +267,21 @@ fn a_server_that_never_answers_hello_is_given_up() {
         }]
     );
 }
+
+#[test]
+fn a_hello_that_did_not_arrive_in_time_is_said_again() {
+    let mut story = Story::new();
+    story.jump();
+    story.actions();
+    story.closes(1, CloseCode::AuthFailed.number());
+    story.jump();
+    assert_eq!(story.actions(), [open(2)]);
+    // A refused token comes as a reply, and then the close says nothing new.
+    let refusal = Refusal::plain(ErrorCode::Unauthorized);
+    story
+        .connection
+        .handle_refused(2, &refusal, story.now, &mut story.rng);
+    story.closes(2, CloseCode::AuthFailed.number());
+    let stopped = ConnectionState::Stopped(StopReason::Refused(refusal));
+    assert_eq!(story.connection.state(), stopped);
+}

@@ -266,6 +266,23 @@ fn unread_is_computed_from_the_mark_and_the_messages() {
 }
 
 #[test]
+fn a_mark_whose_ordinal_is_not_told_counts_all_the_same() {
+    let mut story = Story::new(Follow::Timeline, 0);
+    story.gets(1..=4);
+    let bob = UserId::parse("bob").unwrap();
+    let mut own = state(0);
+    own.room = RoomId::own(&bob);
+    story.rooms.handle_state(own.clone());
+    let marks = [(r#""mark":3"#, 1), (r#""back":true,"epoch":1,"mark":1"#, 3)];
+    for ((mark, unread), seq) in marks.into_iter().zip(1..) {
+        let mut read = event(seq, &format!(r#""ev":"read","target":"r1",{mark}"#));
+        read.room = own.room.clone();
+        story.rooms.handle_event(read);
+        assert_eq!(story.rooms.get(&id()).unwrap().unread(&bob), unread);
+    }
+}
+
+#[test]
 fn a_restart_goes_on_where_it_was() {
     let mut story = Story::new(Follow::Timeline, 0);
     story.gets(1..=3);
