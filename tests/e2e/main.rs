@@ -11,6 +11,7 @@ mod failures;
 mod feed;
 mod frames;
 mod hostile_ids;
+mod hostile_tokens;
 mod http;
 mod ids;
 mod late;

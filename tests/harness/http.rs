@@ -95,12 +95,28 @@ impl Request {
         // A server that refuses by the head alone may close before it has read the body.
         drop(stream.write_all(&self.body).await);
         let mut bytes = Vec::new();
-        let read = stream.read_to_end(&mut bytes).await;
-        if bytes.is_empty() {
-            read?;
+        // The length says when an answer is whole; a server may keep the connection a little longer.
+        while !is_whole(&bytes) {
+            match stream.read_buf(&mut bytes).await {
+                Ok(0) => break,
+                Err(error) if bytes.is_empty() => return Err(error),
+                Err(_) => break,
+                Ok(_) => {}
+            }
         }
         Answer::parse(&bytes).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
     }
+}
+
+/// Whether the head has come, and as much of a body as it announces; without a length, never.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.windows(4).position(|it| it == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = Answer::parse(&bytes[..end + 4]);
+    let length = head.as_ref().and_then(|head| head.header("content-length"));
+    let length = length.and_then(|length| length.parse::<usize>().ok());
+    length.is_some_and(|length| bytes.len() - end - 4 >= length)
 }
 
 /// An answer, whole.
@@ -172,5 +188,15 @@ mod tests {
             (304, Some("\"a:b\""))
         );
         assert_eq!(answer.json(), serde_json::json!({}));
+    }
+
+    #[test]
+    fn an_answer_is_whole_when_its_length_has_come() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n";
+        for (text, whole) in [("ab", false), ("abc", true)] {
+            assert_eq!(is_whole(format!("{head}{text}").as_bytes()), whole);
+        }
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\n\r\nabc"));
+        assert!(!is_whole(&head.as_bytes()[..20]));
     }
 }
