@@ -109,3 +109,6 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
     unread::judge(evidence, &book, &mut verdict);
     verdict
 }
+
+#[cfg(test)]
+mod tests;
