@@ -129,6 +129,8 @@ pub(crate) struct Partition {
     floor: StreamSeq,
     /// No event of the partition is younger.
     last_ts: Timestamp,
+    /// When it lately changed who may do what in a room.
+    changed: BTreeMap<RoomId, Timestamp>,
     pub(crate) notices: VecDeque<Notice>,
 }
 
@@ -141,6 +143,7 @@ impl Partition {
             end: StreamSeq(0),
             floor: above,
             last_ts: Timestamp(0),
+            changed: BTreeMap::new(),
             notices: VecDeque::new(),
         }
     }
@@ -153,6 +156,22 @@ impl Partition {
     /// Whether nothing was ever forgotten: then what is not here is nowhere.
     pub(crate) fn is_whole(&self) -> bool {
         self.floor == StreamSeq(0)
+    }
+
+    /// When it last changed who may do what in a room, if that was lately.
+    pub(crate) fn rights_changed(&self, room: &RoomId) -> Option<Timestamp> {
+        self.changed.get(room).copied()
+    }
+
+    /// Forgets when rights changed before `since`.
+    pub(crate) fn forget_changes(&mut self, since: Timestamp) {
+        self.changed.retain(|_, changed| *changed >= since);
+    }
+
+    fn note_change(&mut self, event: &Event) {
+        if changes_rights(&event.body) {
+            self.changed.insert(event.room.clone(), event.ts);
+        }
     }
 
     pub(crate) fn slot(&self, room: &RoomId) -> Option<&Slot> {
@@ -219,6 +238,7 @@ impl Partition {
     pub(crate) fn speculate(&mut self, draft: &Draft) -> Change {
         let Draft { event, sealed } = draft;
         self.last_ts = self.last_ts.max(event.ts);
+        self.note_change(event);
         if let Some(room) = self.warm_mut(&event.room) {
             return room
                 .apply(UNSTORED, event, sealed.hash)
@@ -286,6 +306,21 @@ impl Partition {
             }
         }
         held
+    }
+}
+
+/// Whether an event may allow what was refused before it, of whomever.
+fn changes_rights(body: &EventBody) -> bool {
+    match body {
+        EventBody::Room { .. }
+        | EventBody::Member { .. }
+        | EventBody::Role { .. }
+        | EventBody::Void { .. }
+        | EventBody::Unknown(_) => true,
+        EventBody::Msg(_)
+        | EventBody::Edit { .. }
+        | EventBody::Del { .. }
+        | EventBody::Read { .. } => false,
     }
 }
 

@@ -23,12 +23,15 @@
 //! - an owner that finds another's record behind its own appends nothing more;
 //! - an acknowledgement follows its record's storage, a final refusal follows a proof that the state it
 //!   came from was the present one: the storage of a later record, or a leader read begun later;
+//! - a command that was refused for good stays refused, though an older copy of it comes later, when the
+//!   reason is gone;
 //! - a repeat is looked for before every refusal that needs more than the command's own bytes.
 
 mod build;
 mod desk;
 mod judge;
 mod lookup;
+mod refusals;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -46,6 +49,7 @@ pub use words::{Config, LogBounds, Outcome, Pressure, Publish, Read, ReadId, Sta
 use build::Flight;
 use desk::Desk;
 use lookup::Lookups;
+use refusals::Refusals;
 
 /// Where in its life a partition is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +71,7 @@ pub struct Sequencer {
     phase: Phase,
     partition: Partition,
     desk: Desk,
+    refusals: Refusals,
     lookups: Lookups,
     flight: Option<Flight>,
     // Invariant: while this is set, the outcome of the last publish is unknown and nothing is judged.
@@ -90,6 +95,8 @@ pub struct Sequencer {
     /// The broker's clock minus ours.
     clock_offset_ms: i64,
     last_record_at: Timestamp,
+    /// When the own epoch record was stored: the owner before has refused nothing since.
+    fenced_at: Option<Timestamp>,
 }
 
 /// A read that was handed out, and what it proves.
@@ -130,6 +137,7 @@ impl Sequencer {
             phase: Phase::Replaying,
             partition: Partition::above(start.above, start.above_time),
             desk: Desk::default(),
+            refusals: Refusals::default(),
             lookups: Lookups::default(),
             flight: None,
             resolving: false,
@@ -148,6 +156,7 @@ impl Sequencer {
             pressure: Pressure::Low,
             clock_offset_ms: 0,
             last_record_at: Timestamp::MIN,
+            fenced_at: None,
         };
         if let Some(cursor) = start.cursor {
             if start.log.first > cursor.next() {
@@ -247,6 +256,9 @@ impl Sequencer {
     pub fn handle_tick(&mut self, now: Timestamp) {
         let wall = self.wall(now);
         self.desk.expire(wall);
+        self.refusals.forget(wall);
+        self.partition
+            .forget_changes(wall.plus_ms(-self.config.request_within_ms));
         if self.is_in_trouble(now) {
             let refusal = unavailable_refusal("the log does not take records just now");
             self.desk.fail_queued(&refusal, wall);
@@ -405,6 +417,14 @@ impl Sequencer {
     /// then find every request late.
     fn wall(&self, now: Timestamp) -> Timestamp {
         now.plus_ms(self.clock_offset_ms)
+    }
+
+    /// What was settled for good is remembered.
+    fn remember_refusals(&mut self, now: Timestamp) {
+        let until = self.wall(now).plus_ms(self.config.refusals_ms);
+        while let Some((key, result)) = self.desk.poll_refused() {
+            self.refusals.tell(key, result, until);
+        }
     }
 
     fn next_envelope(&mut self) -> EnvelopeId {

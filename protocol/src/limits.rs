@@ -105,6 +105,13 @@ pub const ENVELOPE_EVENTS_MAX: usize = 512;
 pub const ENVELOPE_BYTES_MAX: usize = 768 * 1024;
 /// Commands that wait in one partition; beyond: `unavailable` with `retry_after_ms`.
 pub const PARTITION_PENDING_MAX: usize = 8_192;
+/// From the making of a batch at a gateway to its deadline: behind it no owner begins it.
+pub const REQUEST_WITHIN_MS: i64 = 2_800;
+/// How long an owner remembers a final refusal, so that no older copy of the command is stored after
+/// all: the time above, and 7 s that the clocks of gateways and brokers may be off.
+pub const REFUSAL_MEMORY_MS: i64 = 10_000;
+/// Final refusals that a partition remembers; beyond: `unavailable` instead of another one.
+pub const PARTITION_REFUSALS_MAX: usize = 8_192;
 /// Read marks of one user and room are coalesced by clients to one per this time.
 pub const READ_MARK_INTERVAL_MS: i64 = 5_000;
 

@@ -40,6 +40,7 @@ impl Partition {
 
     fn fold_event(&mut self, position: StreamSeq, logged: &LogEvent, hash: Hash) {
         let event = &logged.event;
+        self.note_change(event);
         let why = match self.rooms.get_mut(&event.room) {
             Some(Slot::Poisoned) => return,
             Some(Slot::Cold(tail)) => {

@@ -124,10 +124,12 @@ impl Sequencer {
         self.floating = false;
         if self.phase == Phase::Fencing {
             self.phase = Phase::Open;
+            self.fenced_at = Some(self.wall(now));
             // What lies at or below W aged out before this moment.
             self.partition.dedup.time_is_at_most(time);
         }
         // The state that every tentative result came from was the present one.
         self.desk.settle_all();
+        self.remember_refusals(now);
     }
 }

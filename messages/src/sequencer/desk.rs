@@ -3,6 +3,8 @@
 //! Each result is first tentative, then settled. A request's settled results are a prefix; the rest is
 //! taken back and judged again whenever the state it came from turns out not to be the present one.
 
+use super::refusals::is_never;
+use crate::dedup::Key;
 use protocol::query::UserFacts;
 use protocol::request::{Accepted, CommandReply, CommandRequest, CommandResult};
 use protocol::subject::Door;
@@ -79,9 +81,20 @@ impl Active {
         }
     }
 
-    /// The first `count` results stand.
-    fn settle(&mut self, count: usize) {
-        self.settled = self.settled.max(count.min(self.results.len()));
+    /// The first `count` results stand; gives back the final refusals among the new ones.
+    fn settle(&mut self, count: usize) -> Vec<(Key, CommandResult)> {
+        let before = self.settled;
+        self.settled = before.max(count.min(self.results.len()));
+        let request = &self.request;
+        let new = self.results.iter().zip(&request.body.commands);
+        new.take(self.settled)
+            .skip(before)
+            .filter(|(result, _)| is_never(result))
+            .map(|(result, command)| {
+                let key = Key::new(&request.room, &request.actor, command.cid);
+                (key, result.clone())
+            })
+            .collect()
     }
 
     /// Forgets every result that is not settled.
@@ -103,6 +116,8 @@ pub(super) struct Desk {
     /// Those with tentative results.
     unsettled: BTreeSet<Ticket>,
     replies: VecDeque<(Ticket, CommandReply)>,
+    /// Final refusals that stand since lately.
+    refused: VecDeque<(Key, CommandResult)>,
     tickets: u64,
     pending: usize,
 }
@@ -189,7 +204,7 @@ impl Desk {
     pub(super) fn settle(&mut self, covered: Vec<(Ticket, usize)>) {
         for (ticket, count) in covered {
             if let Some(mut active) = self.requests.remove(&ticket) {
-                active.settle(count);
+                self.refused.extend(active.settle(count));
                 self.put_back(ticket, active);
             }
         }
@@ -240,8 +255,9 @@ impl Desk {
                 *result = timeout.clone();
             }
             active.fail_rest(refusal);
+            // Nobody is answered by this owner any more.
             let count = active.results.len();
-            active.settle(count);
+            drop(active.settle(count));
             self.put_back(ticket, active);
         }
     }
@@ -258,6 +274,11 @@ impl Desk {
         for ticket in late {
             self.fail(ticket, &refusal, now);
         }
+    }
+
+    /// The next final refusal that stands.
+    pub(super) fn poll_refused(&mut self) -> Option<(Key, CommandResult)> {
+        self.refused.pop_front()
     }
 
     pub(super) fn poll_reply(&mut self) -> Option<(Ticket, CommandReply)> {

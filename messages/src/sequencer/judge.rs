@@ -3,6 +3,7 @@
 use super::build::Build;
 use super::desk::{Active, Answers};
 use super::lookup::Wanted;
+use super::refusals::is_never;
 use super::{Pressure, Sequencer, unavailable_refusal};
 use crate::dedup::Key;
 use crate::partition::{Origin, Partition, Slot, original};
@@ -61,6 +62,25 @@ impl Sequencer {
             Repeat::MustAsk => return Judged::Wait(self.unknown_cids(active)),
             Repeat::None => {}
         }
+        if let Some(told) = self.refusals.get(&key, self.wall(now)) {
+            return Judged::Tentative(told.clone());
+        }
+        if self.may_be_refused_elsewhere(request) {
+            let refusal = Refusal::plain(ErrorCode::Timeout);
+            return Judged::Final(CommandResult::Err(refusal));
+        }
+        let judged = self.judge_new(active, (command, key), (build, now));
+        self.expect_refusal(key, judged)
+    }
+
+    /// Judges a command that is in no record and that nobody was told anything about.
+    fn judge_new(
+        &mut self,
+        active: &Active,
+        (command, key): (&WriteCommand, Key),
+        (build, now): (&mut Build, Timestamp),
+    ) -> Judged {
+        let request = &active.request;
         if command.cid.time().since_ms(now) > CID_AHEAD_MS_MAX {
             let mut refusal = Refusal::plain(ErrorCode::ClockSkew);
             refusal.now = Some(now);
@@ -99,6 +119,38 @@ impl Sequencer {
             }
             Verdict::Need(needs) => self.wait_for(&request.room, needs),
         }
+    }
+
+    /// Remembers a final refusal before it stands: a copy of the same command may be judged next.
+    fn expect_refusal(&mut self, key: Key, judged: Judged) -> Judged {
+        let Judged::Tentative(result) = &judged else {
+            return judged;
+        };
+        if !is_never(result) {
+            return judged;
+        }
+        if self.refusals.len() >= self.config.refusals_max {
+            let refusal = unavailable_refusal("too many commands were refused lately");
+            return Judged::Final(CommandResult::Err(refusal));
+        }
+        self.refusals.expect(key, result);
+        judged
+    }
+
+    /// Whether the owner before may have refused a copy for a reason that has gone away since.
+    ///
+    /// It cannot be asked any more. It refused before our first record, and what takes a reason away is
+    /// an event of the room: a command made after either of the two was not refused and then allowed.
+    /// One made before both has to come again; its client is told that nothing is known.
+    fn may_be_refused_elsewhere(&self, request: &super::Request) -> bool {
+        let is_before = |moment: Timestamp| {
+            request.body.deadline <= moment.plus_ms(self.config.request_within_ms)
+        };
+        self.fenced_at.is_some_and(is_before)
+            && self
+                .partition
+                .rights_changed(&request.room)
+                .is_some_and(is_before)
     }
 
     /// What needs nothing but the request itself.

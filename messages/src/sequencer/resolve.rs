@@ -27,6 +27,7 @@ impl Sequencer {
             // Nobody had written behind us when the read began, and nothing of ours was in flight:
             // what was judged until then was judged on the present state.
             self.desk.settle(read.covers);
+            self.remember_refusals(now);
         } else if self.flight.is_none() {
             self.fold_news(&news);
         }
@@ -99,6 +100,7 @@ impl Sequencer {
             }
         }
         self.desk.take_back_all();
+        self.refusals.take_back();
         if let Some(by) = overtaken {
             self.give_way(by);
         }

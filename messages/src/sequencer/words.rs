@@ -20,6 +20,13 @@ pub struct Config {
     pub room_idle_ms: i64,
     /// Commands that may wait.
     pub pending_max: usize,
+    /// From the making of a request to its deadline, at most.
+    pub request_within_ms: i64,
+    /// A final refusal is remembered for this long: no copy of its command that was made before it is
+    /// begun later, whatever clocks are off.
+    pub refusals_ms: i64,
+    /// Final refusals that are remembered; beyond, commands that would be refused are told `unavailable`.
+    pub refusals_max: usize,
     /// An idle partition's last record is renewed after this long; far below the log's `max_age`.
     pub renew_after_ms: i64,
 }
@@ -36,6 +43,9 @@ impl Default for Config {
             events_soft_max: 50_000,
             room_idle_ms: 10 * 60 * 1_000,
             pending_max: limits::PARTITION_PENDING_MAX,
+            request_within_ms: limits::REQUEST_WITHIN_MS,
+            refusals_ms: limits::REFUSAL_MEMORY_MS,
+            refusals_max: limits::PARTITION_REFUSALS_MAX,
             renew_after_ms: 24 * 60 * 60 * 1_000,
         }
     }
