@@ -7,8 +7,10 @@ use crate::world::{Action, State};
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 use tokio::time::Instant;
 
-/// A run with more is no part of the tests.
-const STATES_MAX: usize = 5_000_000;
+/// A run with more is no part of the tests, nor of a soak.
+fn states_max() -> usize {
+    tests::either(5_000_000, 400_000_000)
+}
 /// What must be reachable, or the model proves nothing.
 const ALL_SETTLED: &str = "every client is told what became of everything";
 
@@ -78,8 +80,20 @@ fn keeps(state: &State, promise: Broken) -> bool {
     !state.truth.is_broken(promise)
 }
 
-/// Explores every state of a set-up: no promise may break, and everything that it is about must be met.
+/// Explores every state of a set-up, and says how many they were.
 pub fn holds(setup: Setup) {
+    let began = Instant::now();
+    let states = explore(setup);
+    let seconds = began.elapsed().as_secs_f64();
+    tests::figure(&format!("model.{}.states", setup.name), states);
+    tests::figure(
+        &format!("model.{}.seconds", setup.name),
+        format!("{seconds:.1}"),
+    );
+}
+
+/// Explores every state of a set-up: no promise may break, and everything that it is about must be met.
+pub fn explore(setup: Setup) -> usize {
     let checker = run(setup);
     let world = checker.model();
     let found = checker.discoveries();
@@ -89,7 +103,7 @@ pub fn holds(setup: Setup) {
         }
     }
     assert!(
-        checker.state_count() < STATES_MAX,
+        checker.state_count() < states_max(),
         "{}: not complete",
         setup.name
     );
@@ -100,11 +114,12 @@ pub fn holds(setup: Setup) {
         .filter(|s| world.sights(**s) == 0)
         .collect();
     assert!(unseen.is_empty(), "{}: never met: {unseen:?}", setup.name);
+    checker.state_count()
 }
 
 /// Finds a promise that a shortcut breaks in a set-up where none breaks without it.
 pub fn breaks_only_with(shortcut: Shortcut, setup: Setup, promises: &[&str]) {
-    holds(setup);
+    explore(setup);
     breaks(setup.with(shortcut), promises);
 }
 
@@ -128,7 +143,7 @@ fn run(setup: Setup) -> impl stateright::Checker<World> {
     let checker = World::new(setup)
         .checker()
         .finish_when(HasDiscoveries::AnyFailures)
-        .target_state_count(STATES_MAX)
+        .target_state_count(states_max())
         .spawn_bfs()
         .join();
     let took = began.elapsed();

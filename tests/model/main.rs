@@ -12,9 +12,7 @@
 //! | `traces` | orders of events that once broke a promise |
 //!
 //! What is taken for granted: a client that has sent a command again does not hear the reply to an
-//! older copy; and where the reason of a refusal may go away (`unban`, `floats`) it sends again only
-//! when told a temporary error, or when the deadline has passed. One whose copy is still on its way
-//! within its deadline can be told a refusal of the next copy, and have the first one stored later.
+//! older copy.
 
 mod check;
 mod history;
@@ -57,6 +55,11 @@ fn every_promise_holds_while_a_ban_is_lifted_and_made_again() {
 }
 
 #[test]
+fn every_promise_holds_while_the_record_that_lifts_a_ban_is_late() {
+    holds(setups::LIFTED);
+}
+
+#[test]
 fn every_promise_holds_while_history_lags_behind_cold_owners() {
     holds(setups::COLD);
 }
@@ -64,6 +67,12 @@ fn every_promise_holds_while_history_lags_behind_cold_owners() {
 #[test]
 fn every_promise_holds_while_an_owner_forgets_what_history_has() {
     holds(setups::FORGETFUL);
+}
+
+/// `./dev soak model`: three writers and two rooms, with more that goes wrong.
+#[test]
+fn every_promise_holds_in_two_rooms_long_in_a_soak() {
+    holds(tests::either(setups::ROOMS, setups::SOAK));
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod shell;
 
 use crate::log::{Line, position};
 use crate::owner::{Book, Rules};
-use crate::script::{BEGIN, Does, Script, deadline, prefix};
+use crate::script::{BEGIN, Does, Script, prefix};
 use crate::setup::{Setup, Shortcut, Sight};
 use crate::truth::Truth;
 use crate::world::{Action, ClientState, State, To, Writer};
@@ -42,14 +42,13 @@ impl World {
                 assert!(lines.any(is_it), "no message at {seq}");
             }
         }
-        let mut truth = Truth::new();
+        let mut truth = Truth::new(script.rooms.len());
         for line in book.records.lines(&log) {
             truth.append(&script, line);
         }
         let clients = script.spans.iter().map(|(first, _)| ClientState {
             next: *first,
             out: None,
-            at: 0,
             copies: 0,
             tried: false,
         });
@@ -85,6 +84,7 @@ impl World {
         self.take_over(&mut state, 0, 0);
         self.store(&mut state, 0, false);
         self.published(&mut state, 0);
+        state.moment = 1;
         self.first = state;
     }
 
@@ -229,11 +229,8 @@ impl World {
     fn may_send(&self, state: &State, client: u8) -> bool {
         let it = &state.clients[usize::from(client)];
         let (_, end) = self.script.spans[usize::from(client)];
-        if it.next >= end || (it.tried && state.left.resends == 0) {
-            return false;
-        }
-        let gave_up = self.now(state.moment) > deadline(self.now(it.at));
-        it.out.is_none() || gave_up || !self.setup.patient
+        // At any moment, as one does whose socket broke, though an earlier copy may be on its way.
+        it.next < end && !(it.tried && state.left.resends == 0)
     }
 
     /// Whether history has applied what a question demands.
@@ -250,6 +247,12 @@ fn core_config(setup: &Setup) -> Config {
         config.events_soft_max = 0;
         config.room_idle_ms = 0;
         config.dedup_commands_max = 1;
+    }
+    if setup.shortcut == Some(Shortcut::ForgetRefusals) {
+        config.refusals_ms = 0;
+    }
+    if let Some(Shortcut::TrustAfterTakeover | Shortcut::ListenBeforeFence) = setup.shortcut {
+        config.request_within_ms = 0;
     }
     config
 }

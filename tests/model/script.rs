@@ -1,6 +1,6 @@
 //! Who says what: the people, their commands, and the log that everything begins with.
 //!
-//! One public room on one partition. The log before the first step is written by the real core, driven
+//! One or two public rooms on one partition. The log before the first step is written by the real core, driven
 //! by a broker and a history that always answer.
 
 use crate::history;
@@ -44,6 +44,8 @@ pub enum Does {
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     pub user: &'static str,
+    /// The room of all its commands.
+    pub room: usize,
     pub batches: &'static [&'static [Does]],
 }
 
@@ -51,6 +53,8 @@ pub struct Client {
 #[derive(Clone, Debug)]
 pub struct Scripted {
     pub client: u8,
+    /// Place of its room.
+    pub room: usize,
     pub does: Does,
     /// One above the last command of its batch.
     pub batch_end: Id,
@@ -60,7 +64,7 @@ pub struct Scripted {
 /// Everything that does not change during a run.
 #[derive(Debug)]
 pub struct Script {
-    pub room: RoomId,
+    pub rooms: Vec<RoomId>,
     pub users: Vec<UserId>,
     pub commands: Vec<Scripted>,
     /// Ids of the first command of each client, and one above its last.
@@ -69,9 +73,9 @@ pub struct Script {
 
 impl Script {
     pub fn new(clients: &[Client]) -> Self {
-        let owner = user(OWNER);
+        let rooms = clients.iter().map(|client| client.room + 1).max();
         let mut script = Self {
-            room: RoomId::created(&owner, create_cid()),
+            rooms: rooms_of_one_partition(rooms.expect("somebody")),
             users: Vec::new(),
             commands: Vec::new(),
             spans: Vec::new(),
@@ -85,6 +89,7 @@ impl Script {
                     let id = script.next_id();
                     script.commands.push(Scripted {
                         client: index,
+                        room: client.room,
                         does: *does,
                         batch_end,
                         command: command(*does, cid(id)),
@@ -109,13 +114,19 @@ impl Script {
         (0..self.next_id()).find(|id| self.get(*id).command.cid == cid)
     }
 
+    /// The place of a room.
+    pub fn place_of(&self, room: &RoomId) -> usize {
+        let place = self.rooms.iter().position(|known| known == room);
+        place.expect("there are no other rooms")
+    }
+
     /// The request that a gateway makes of these commands at `now`.
     pub fn request(&self, ids: std::ops::Range<Id>, now: Timestamp) -> Request {
-        let client = self.get(ids.start).client;
+        let Scripted { client, room, .. } = self.get(ids.start);
         Request {
             door: Door::User,
-            actor: self.users[usize::from(client)].clone(),
-            room: self.room.clone(),
+            actor: self.users[usize::from(*client)].clone(),
+            room: self.rooms[*room].clone(),
             body: CommandRequest {
                 deadline: deadline(now),
                 guest: false,
@@ -138,8 +149,23 @@ fn cid(id: Id) -> Cid {
     Cid::from_parts(BEGIN.0.unsigned_abs() + u64::from(id), [id; 10])
 }
 
-fn create_cid() -> Cid {
-    Cid::from_parts(BEGIN.0.unsigned_abs() - 60_000, [0xff; 10])
+fn create_cid(n: u64) -> Cid {
+    Cid::from_parts(BEGIN.0.unsigned_abs() - 60_000 - n, [0xff; 10])
+}
+
+/// Rooms whose ids come from the owner's first `create`s that fall on one partition.
+fn rooms_of_one_partition(count: usize) -> Vec<RoomId> {
+    let rooms = || (0..).map(|n| RoomId::created(&user(OWNER), create_cid(n)));
+    let partition = rooms().next().expect("there are many").partition();
+    let same = |room: &RoomId| room.partition() == partition;
+    rooms().filter(same).take(count).collect()
+}
+
+/// The cid that a room's id comes from.
+fn create_cid_of(room: &RoomId) -> Cid {
+    let mut cids = (0..).map(create_cid);
+    let cid = cids.find(|cid| RoomId::created(&user(OWNER), *cid) == *room);
+    cid.expect("the room was made so")
 }
 
 fn command(does: Does, cid: Cid) -> WriteCommand {
@@ -177,43 +203,38 @@ fn command(does: Does, cid: Cid) -> WriteCommand {
     WriteCommand { cid, write }
 }
 
-/// The room's people and what happened before: first the owner's `create`, then these, one record each.
+/// The rooms' people and what happened before: first the owner's `create`s, then these in the first room,
+/// one record each.
 pub fn prefix(
     script: &Script,
     records: &mut Records,
     (members, past): (&[&'static str], &[(&'static str, Does)]),
 ) -> Vec<Entry> {
-    let mut requests = vec![Request {
+    let request = |name: &str, room: &RoomId, command| Request {
         door: Door::User,
-        actor: user(OWNER),
-        room: script.room.clone(),
+        actor: user(name),
+        room: room.clone(),
         body: CommandRequest {
             deadline: Timestamp(i64::MAX),
             guest: false,
-            commands: vec![WriteCommand {
-                cid: create_cid(),
-                write: Write::Create(Create {
-                    kind: RoomKind::Public,
-                    name: None,
-                    topic: None,
-                    members: members.iter().map(|name| user(name)).collect(),
-                    history: None,
-                }),
-            }],
+            commands: vec![command],
         },
-    }];
-    for (nth, (name, does)) in (100..).zip(past) {
-        requests.push(Request {
-            door: Door::User,
-            actor: user(name),
-            room: script.room.clone(),
-            body: CommandRequest {
-                deadline: Timestamp(i64::MAX),
-                guest: false,
-                commands: vec![command(*does, cid(nth))],
-            },
+    };
+    let creates = script.rooms.iter().map(|room| {
+        let write = Write::Create(Create {
+            kind: RoomKind::Public,
+            name: None,
+            topic: None,
+            members: members.iter().map(|name| user(name)).collect(),
+            history: None,
         });
-    }
+        let cid = create_cid_of(room);
+        request(OWNER, room, WriteCommand { cid, write })
+    });
+    let past = (100..).zip(past);
+    let past =
+        past.map(|(nth, (name, does))| request(name, &script.rooms[0], command(*does, cid(nth))));
+    let requests: Vec<Request> = creates.chain(past).collect();
     write(script, records, requests)
 }
 
@@ -273,7 +294,7 @@ fn write(script: &Script, records: &mut Records, requests: Vec<Request>) -> Vec<
 /// How a writer begins that has seen nothing yet.
 pub fn start(script: &Script, (instance, epoch): (&str, u64), log: LogBounds) -> Start {
     Start {
-        partition: script.room.partition(),
+        partition: script.rooms[0].partition(),
         instance: InstanceId::parse(instance).unwrap(),
         epoch,
         seed: [7; 32],

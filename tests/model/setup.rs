@@ -86,12 +86,16 @@ pub enum Shortcut {
     /// A takeover writes no epoch record.
     NoEpochRecord,
     /// A takeover takes requests in before its epoch record is stored, which the owner before may also
-    /// have got and answered.
+    /// have got and answered. Caution with old copies would hide that: it is left out too.
     ListenBeforeFence,
     /// The commands of a batch are sent as requests of their own.
     SplitBatch,
     /// An owner does not know when a request's sender gives up.
     NoDeadline,
+    /// An owner does not remember what it has refused.
+    ForgetRefusals,
+    /// An owner begins what came before its predecessor's last changes like everything else.
+    TrustAfterTakeover,
 }
 
 /// Something that a run must have met, or it proves nothing.
@@ -141,7 +145,8 @@ pub struct Setup {
     pub members: &'static [&'static str],
     /// What happened before the first step.
     pub past: &'static [(&'static str, Does)],
-    /// The moments that the clock shows one after the other, in ms.
+    /// The moments that the clock shows one after the other, in ms; in the first one there is only a
+    /// takeover.
     pub clock: &'static [i64],
     /// Processes that may own the partition; the first one does at the first step.
     pub writers: usize,
@@ -149,9 +154,6 @@ pub struct Setup {
     pub cold: bool,
     /// Memory is so short that owners forget as much as they may.
     pub forgets: bool,
-    /// A client sends again only when told a temporary error, or when the deadline has passed; others
-    /// do it at any moment, as one does whose socket broke.
-    pub patient: bool,
     pub budget: Budget,
     pub shortcut: Option<Shortcut>,
     /// What must have been met.

@@ -3,20 +3,28 @@
 use crate::script::{Client, Does, OWNER};
 use crate::setup::{Budget, Setup, Sight};
 
+/// When the first writer takes the partition: so long before everything else that nothing which was
+/// made before is on its way.
+pub const PAST: i64 = -5_000;
+
 const ALICE_ONCE: Client = Client {
     user: "alice",
+    room: 0,
     batches: &[&[Does::Says]],
 };
 const ALICE_TWICE: Client = Client {
     user: "alice",
+    room: 0,
     batches: &[&[Does::Says], &[Does::Says]],
 };
 const ALICE_BATCH: Client = Client {
     user: "alice",
+    room: 0,
     batches: &[&[Does::Says, Does::Says]],
 };
 const BOB: Client = Client {
     user: "bob",
+    room: 0,
     batches: &[&[Does::Says]],
 };
 
@@ -26,11 +34,10 @@ pub const RIVALS: Setup = Setup {
     clients: &[ALICE_TWICE, BOB],
     members: &["alice", "bob"],
     past: &[],
-    clock: &[0],
+    clock: &[PAST, 0],
     writers: 2,
     cold: false,
     forgets: false,
-    patient: false,
     budget: Budget {
         takeovers: 2,
         timeouts: 1,
@@ -92,6 +99,7 @@ pub const BAN: Setup = Setup {
         BOB,
         Client {
             user: OWNER,
+            room: 0,
             batches: &[&[Does::Bans("alice")]],
         },
     ],
@@ -112,26 +120,27 @@ pub const BAN: Setup = Setup {
     ..RIVALS
 };
 
-/// What is refused at one moment may be allowed at the next: a ban is lifted, and made again.
+/// What is refused at one moment may be allowed at the next: a ban is lifted, and made again, while an
+/// older copy of what was refused is on its way.
 pub const UNBAN: Setup = Setup {
     name: "unban",
     clients: &[
         Client {
             user: "alice",
+            room: 0,
             batches: &[&[Does::Joins, Does::Says]],
         },
         Client {
             user: OWNER,
+            room: 0,
             batches: &[&[Does::Unbans("alice")], &[Does::Bans("alice")]],
         },
     ],
     members: &["alice"],
     past: &[(OWNER, Does::Bans("alice"))],
-    clock: &[0, 3_000],
-    patient: true,
+    clock: &[PAST, 0, 3_000],
     budget: Budget {
         takeovers: 1,
-        timeouts: 1,
         late_requests: 1,
         resends: 1,
         ..Budget::NONE
@@ -139,11 +148,78 @@ pub const UNBAN: Setup = Setup {
     sights: &[
         Sight::DeniedByRead,
         Sight::DeniedByRecord,
-        Sight::FloatStored,
         Sight::BehindDeadline,
         Sight::LateArrival,
+        Sight::Later,
     ],
     ..RIVALS
+};
+
+/// The same, and it is an append that is on its way.
+pub const LIFTED: Setup = Setup {
+    name: "lifted",
+    clock: &[PAST, 0],
+    budget: Budget {
+        takeovers: 1,
+        timeouts: 1,
+        late_answers: 1,
+        resends: 1,
+        ..Budget::NONE
+    },
+    sights: &[
+        Sight::DeniedByRead,
+        Sight::DeniedByRecord,
+        Sight::FloatStored,
+        Sight::StoredButTimedOut,
+    ],
+    ..UNBAN
+};
+
+/// Two rooms share the partition: what is refused or looked up in one must not touch the other.
+pub const ROOMS: Setup = Setup {
+    name: "rooms",
+    clients: &[
+        ALICE_ONCE,
+        Client {
+            user: "bob",
+            room: 1,
+            batches: &[&[Does::Says]],
+        },
+        Client {
+            user: OWNER,
+            room: 0,
+            batches: &[&[Does::Bans("alice")]],
+        },
+    ],
+    writers: 3,
+    budget: Budget {
+        takeovers: 1,
+        crashes: 1,
+        resends: 1,
+        ..Budget::NONE
+    },
+    sights: &[Sight::TwoOwners, Sight::Conflict, Sight::DeniedByRead],
+    ..RIVALS
+};
+
+/// The same, and more goes wrong; for hours.
+pub const SOAK: Setup = Setup {
+    name: "soak",
+    budget: Budget {
+        takeovers: 2,
+        timeouts: 1,
+        late_requests: 1,
+        resends: 1,
+        ..Budget::NONE
+    },
+    sights: &[
+        Sight::TwoOwners,
+        Sight::Conflict,
+        Sight::DeniedByRead,
+        Sight::FloatStored,
+        Sight::LateArrival,
+    ],
+    ..ROOMS
 };
 
 /// Owners know only the log's tail, forget what they may, and ask a history that lags.
@@ -151,6 +227,7 @@ pub const COLD: Setup = Setup {
     name: "cold",
     clients: &[Client {
         user: "alice",
+        room: 0,
         batches: &[&[Does::Answers(5), Does::Says]],
     }],
     members: &["alice", "bob"],
@@ -173,11 +250,12 @@ pub const FORGETFUL: Setup = Setup {
     name: "forgetful",
     clients: &[Client {
         user: "alice",
+        room: 0,
         batches: &[&[Does::Answers(5)], &[Does::Says]],
     }],
     members: &["alice", "bob"],
     past: &[("bob", Does::Says)],
-    clock: &[0, 12_000],
+    clock: &[PAST, 0, 12_000],
     cold: true,
     forgets: true,
     budget: Budget {
@@ -197,17 +275,17 @@ pub const FLOATS: Setup = Setup {
         ALICE_BATCH,
         Client {
             user: OWNER,
+            room: 0,
             batches: &[&[Does::Freezes], &[Does::Thaws]],
         },
     ],
     members: &["alice"],
-    clock: &[0, 300],
-    patient: true,
+    clock: &[PAST, 0, 1_500],
     budget: Budget {
-        takeovers: 1,
         timeouts: 2,
         late_answers: 1,
-        resends: 1,
+        ticks: 1,
+        resends: 2,
         ..Budget::NONE
     },
     sights: &[

@@ -1,11 +1,11 @@
-//! Seventeen plausible shortcuts, planted one by one: the checker must find what each of them breaks.
+//! Nineteen plausible shortcuts, planted one by one: the checker must find what each of them breaks.
 //!
 //! A model that does not kill them proves nothing when it finds nothing.
 
-use crate::check::{breaks, breaks_only_with};
+use crate::check::{breaks, breaks_only_with, explore};
 use crate::script::{Client, Does, OWNER};
 use crate::setup::{Budget, Setup, Shortcut, Sight};
-use crate::setups::{COLD, COPIES, FORGETFUL, RIVALS, UNBAN};
+use crate::setups::{COLD, COPIES, FORGETFUL, PAST, RIVALS, UNBAN};
 
 #[test]
 fn without_the_compare_a_seq_is_given_twice() {
@@ -76,14 +76,16 @@ fn a_window_of_one_command_stores_a_late_copy_twice() {
         clients: &[
             Client {
                 user: "alice",
+                room: 0,
                 batches: &[&[Does::Says]],
             },
             Client {
                 user: "bob",
+                room: 0,
                 batches: &[&[Does::Says]],
             },
         ],
-        clock: &[0],
+        clock: &[PAST, 0],
         budget: Budget {
             ticks: 1,
             lost_replies: 1,
@@ -125,8 +127,7 @@ fn a_read_from_a_lagging_replica_proves_nothing() {
 #[test]
 fn a_read_proves_no_refusal_while_an_append_may_arrive() {
     let setup = Setup {
-        clock: &[0, 3_000],
-        patient: true,
+        clock: &[PAST, 0, 3_000],
         budget: Budget {
             timeouts: 1,
             ticks: 1,
@@ -156,6 +157,8 @@ fn requests_taken_in_before_the_epoch_record_belie_a_refusal() {
         ..THAW
     };
     let promises = ["what is refused is never stored"];
+    // Without caution with old copies alone nothing breaks here.
+    explore(setup.with(Shortcut::TrustAfterTakeover));
     breaks_only_with(Shortcut::ListenBeforeFence, setup, &promises);
 }
 
@@ -174,14 +177,17 @@ const THAW: Setup = Setup {
     clients: &[
         Client {
             user: "alice",
+            room: 0,
             batches: &[&[Does::Says]],
         },
         Client {
             user: "bob",
+            room: 0,
             batches: &[&[Does::Leaves]],
         },
         Client {
             user: OWNER,
+            room: 0,
             batches: &[&[Does::Thaws]],
         },
     ],
@@ -194,7 +200,6 @@ const THAW: Setup = Setup {
 #[test]
 fn without_an_epoch_record_a_late_append_belies_a_refusal() {
     let setup = Setup {
-        patient: true,
         budget: Budget {
             takeovers: 1,
             crashes: 1,
@@ -227,4 +232,39 @@ fn a_batch_taken_apart_loses_its_order() {
 fn a_request_begun_behind_its_deadline_belies_a_refusal() {
     let promises = ["what is refused is never stored"];
     breaks(UNBAN.with(Shortcut::NoDeadline), &promises);
+}
+
+/// The first copy is still on its way when the second one is refused; then the ban is lifted.
+#[test]
+fn a_refusal_that_is_forgotten_is_belied_by_an_older_copy() {
+    let setup = Setup {
+        clock: &[PAST, 0],
+        budget: Budget {
+            late_requests: 1,
+            resends: 1,
+            ..Budget::NONE
+        },
+        sights: &[Sight::DeniedByRead, Sight::LateArrival],
+        ..UNBAN
+    };
+    let promises = ["what is refused is never stored"];
+    breaks_only_with(Shortcut::ForgetRefusals, setup, &promises);
+}
+
+/// The same, and between the lifting and the older copy another process takes over.
+#[test]
+fn a_new_owner_that_trusts_old_copies_belies_a_refusal() {
+    let setup = Setup {
+        clock: &[PAST, 0],
+        budget: Budget {
+            takeovers: 1,
+            late_requests: 1,
+            resends: 1,
+            ..Budget::NONE
+        },
+        sights: &[Sight::DeniedByRead, Sight::LateArrival, Sight::Later],
+        ..UNBAN
+    };
+    let promises = ["what is refused is never stored"];
+    breaks_only_with(Shortcut::TrustAfterTakeover, setup, &promises);
 }

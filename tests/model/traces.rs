@@ -1,7 +1,7 @@
 //! Orders of events that once broke a promise, step by step.
 
 use crate::model::World;
-use crate::setup::Setup;
+use crate::setup::{Budget, Setup};
 use crate::setups::FLOATS;
 use crate::world::{Action, State, To};
 
@@ -61,9 +61,22 @@ fn an_owner_that_was_overtaken_has_nothing_on_its_way() {
         Action::ReplyArrives,
         Action::ReplyArrives,
     ];
-    let state = take(FLOATS, &overtaken);
+    let setup = Setup {
+        budget: Budget {
+            takeovers: 1,
+            ..FLOATS.budget
+        },
+        ..FLOATS
+    };
+    let state = take(setup, &overtaken);
     assert_eq!((state.writers[0].as_ref(), state.floats.len()), (None, 0));
-    let refused = [sends(alice, 1), reads(1), Action::ReplyArrives];
-    let state = take(FLOATS, &[&overtaken[..], &refused].concat());
+    // What was made before the second owner began would have to come again.
+    let refused = [
+        Action::Clock,
+        sends(alice, 1),
+        reads(1),
+        Action::ReplyArrives,
+    ];
+    let state = take(setup, &[&overtaken[..], &refused].concat());
     assert_eq!((state.denied, state.floats.len()), (0b11, 0));
 }

@@ -29,24 +29,33 @@ pub enum Broken {
 pub struct Truth {
     /// Commands of the script with the seq they have, in the order of the log.
     pub stored: Vec<(Id, u8)>,
+    rooms: Vec<Room>,
+    broken: u16,
+}
+
+/// One room, as far as the log has come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Room {
     head: u8,
     head_hash: Hash,
     /// Who may write, by their place in the script.
     members: u16,
     banned: u16,
     frozen: bool,
-    broken: u16,
 }
 
 impl Truth {
-    pub fn new() -> Self {
-        Self {
-            stored: Vec::new(),
+    pub fn new(rooms: usize) -> Self {
+        let room = Room {
             head: 0,
             head_hash: Hash::ZERO,
             members: 0,
             banned: 0,
             frozen: false,
+        };
+        Self {
+            stored: Vec::new(),
+            rooms: vec![room; rooms],
             broken: 0,
         }
     }
@@ -69,18 +78,23 @@ impl Truth {
     pub fn append(&mut self, script: &Script, line: &Line) {
         let event = &line.event;
         let seq = u8::try_from(event.seq.0).unwrap();
-        if event.seq.0 <= u64::from(self.head) {
+        let place = script.place_of(&event.room);
+        let room = &mut self.rooms[place];
+        let head = u64::from(room.head);
+        let forked = line.prev != room.head_hash;
+        room.head = room.head.max(seq);
+        room.head_hash = line.hash;
+        if event.seq.0 <= head {
             self.breaks(Broken::SeqTwice);
         }
-        if event.seq.0 > u64::from(self.head) + 1 {
+        if event.seq.0 > head + 1 {
             self.breaks(Broken::SeqGap);
         }
-        if line.prev != self.head_hash {
+        if forked {
             self.breaks(Broken::ChainForked);
         }
-        self.head = self.head.max(seq);
-        self.head_hash = line.hash;
-        self.judge_right(script, line);
+        let broken = self.rooms[place].judge_right(script, line);
+        broken.into_iter().for_each(|promise| self.breaks(promise));
         if let Some(id) = line.id {
             self.append_command(script, (id, seq));
         }
@@ -97,14 +111,17 @@ impl Truth {
         }
         self.stored.push((id, seq));
     }
+}
 
+impl Room {
     /// Whether the author may do that, by everything that lies before it in the log.
-    fn judge_right(&mut self, script: &Script, line: &Line) {
+    fn judge_right(&mut self, script: &Script, line: &Line) -> Option<Broken> {
         let bit = |user: &UserId| {
             let place = script.users.iter().position(|known| known == user);
             place.map_or(0, |place| 1_u16 << place)
         };
         let by = bit(&line.event.by);
+        let mut broken = None;
         match &line.event.body {
             EventBody::Room { kind, changes } => {
                 assert!(kind.is_none_or(|kind| kind == RoomKind::Public));
@@ -113,7 +130,7 @@ impl Truth {
             EventBody::Member { user, change, .. } => match change {
                 MemberChange::Joined | MemberChange::Added => {
                     if self.banned & bit(user) != 0 {
-                        self.breaks(Broken::BehindTheBan);
+                        broken = Some(Broken::BehindTheBan);
                     }
                     self.members |= bit(user);
                 }
@@ -127,10 +144,10 @@ impl Truth {
             },
             EventBody::Msg(_) => {
                 if self.members & by != by {
-                    self.breaks(Broken::BehindTheBan);
+                    broken = Some(Broken::BehindTheBan);
                 }
                 if self.frozen && line.event.by.as_str() != OWNER {
-                    self.breaks(Broken::BehindTheFreeze);
+                    broken = Some(Broken::BehindTheFreeze);
                 }
             }
             EventBody::Role { .. }
@@ -141,5 +158,6 @@ impl Truth {
             | EventBody::Unknown(_) => {}
         }
         assert_ne!(line.event.seq, Seq(0));
+        broken
     }
 }

@@ -79,8 +79,6 @@ pub struct ClientState {
     pub next: Id,
     /// The copy whose reply it waits for.
     pub out: Option<u8>,
-    /// When it sent that.
-    pub at: u8,
     /// Copies sent so far.
     pub copies: u8,
     /// Whether something of the present batch was sent before.

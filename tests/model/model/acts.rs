@@ -107,7 +107,7 @@ impl World {
             state.left.resends -= 1;
         }
         it.copies += 1;
-        (it.tried, it.out, it.at) = (true, Some(it.copies), moment);
+        (it.tried, it.out) = (true, Some(it.copies));
         let copy = Copy {
             client,
             from: it.next,
