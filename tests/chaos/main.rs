@@ -3,4 +3,6 @@
 //! Each test has the machine to itself. Faults are plain data, made from a seed that a failed test
 //! prints. Short in `./dev test`, long in `./dev soak PART`.
 
+mod power;
 mod store_lost;
+mod store_talk;

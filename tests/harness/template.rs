@@ -65,7 +65,8 @@ pub(crate) fn new_data() -> PathBuf {
     data
 }
 
-fn base() -> PathBuf {
+/// Where the data of tests are.
+pub(crate) fn base() -> PathBuf {
     let user = rustix::process::geteuid().as_raw();
     let base = std::env::temp_dir().join(format!("natter-tests-{user}"));
     if !base.is_dir() {
