@@ -133,10 +133,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     load.messages = args.messages;
     load.seconds = args.seconds.or(args.messages.is_none().then_some(10));
     let done = crowd.perform(&stage, Arc::new(load)).await;
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = progress.last_ack().saturating_duration_since(start);
     let evidence = archive::gather(&stage, &crowd, &done).await?;
     let slow = crowd.slow.iter().map(|slow| slow.known()).collect();
-    let report = Report::new(&evidence, &done, &stage, slow, seconds);
+    let report = Report::new(&evidence, &done, &stage, slow, seconds.as_secs_f64());
     if let Some(file) = &args.keep {
         report::keep(file, &evidence)?;
     }

@@ -16,6 +16,7 @@ mod http;
 mod ids;
 mod late;
 mod limits;
+mod load;
 mod membership;
 mod outage;
 mod reads;

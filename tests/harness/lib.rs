@@ -23,6 +23,7 @@ mod proxy;
 mod soak;
 mod socket;
 mod stack;
+mod tamper;
 mod template;
 mod token;
 mod twin;

@@ -129,22 +129,31 @@ async fn read_logs(stage: &Stage, crowd: &Crowd) -> anyhow::Result<Vec<Option<Ve
     Ok(logs)
 }
 
-/// What history counts for those who write.
+/// What history counts for those who write and mark, and for the owners, who never mark.
 async fn count_unread(stage: &Stage, crowd: &Crowd, done: &Done) -> BTreeMap<RoomId, Vec<Counted>> {
-    let asking = done.senders.iter().map(|sender| async move {
-        let list = unread(stage, &sender.client).await?;
+    let senders = done.senders.iter().map(|sender| {
         let room = &crowd.rooms[sender.room].id;
-        let row = list.rooms.into_iter().find(|row| row.room == *room);
-        // A room that is not listed counts as if nothing in it were read or unread.
-        let (read, unread) = row.map_or((Seq(0), 0), |row| (row.read, row.unread));
-        let counted = Counted {
-            user: sender.user.clone(),
-            marked: sender.marked,
-            read,
-            unread,
-        };
-        Some((room.clone(), counted))
+        (room, &sender.client, &sender.user, sender.marked)
     });
+    let keepers = crowd
+        .rooms
+        .iter()
+        .map(|room| (&room.id, &room.keeper, &room.keeper_user, Seq(0)));
+    let asking = senders
+        .chain(keepers)
+        .map(async |(room, client, user, marked)| {
+            let list = unread(stage, client).await?;
+            let row = list.rooms.into_iter().find(|row| row.room == *room);
+            // A room that is not listed counts as if nothing in it were read or unread.
+            let (read, unread) = row.map_or((Seq(0), 0), |row| (row.read, row.unread));
+            let counted = Counted {
+                user: user.clone(),
+                marked,
+                read,
+                unread,
+            };
+            Some((room.clone(), counted))
+        });
     let mut by_room: BTreeMap<RoomId, Vec<Counted>> = BTreeMap::new();
     for (room, counted) in join_all(asking).await.into_iter().flatten() {
         by_room.entry(room).or_default().push(counted);

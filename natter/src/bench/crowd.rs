@@ -11,7 +11,9 @@ use protocol::event::{HistoryScope, RoomKind};
 use protocol::limits::CREATE_MEMBERS_MAX;
 use protocol::{RoomId, UserId};
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::Instant;
 
 use super::churn::{self, Churned};
 use super::progress::Progress;
@@ -21,6 +23,8 @@ use super::viewer::{Listener, Viewer};
 use super::witness::{Manner, Witness};
 use crate::audit::Watch;
 
+/// A client that is cut off more often waits longer and longer before it comes back.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// Clients that connect at the same time.
 const CONNECTING_MAX: usize = 32;
 
@@ -185,6 +189,9 @@ impl Crowd {
 
     /// Lets everybody loose until all is said and answered.
     pub(crate) async fn perform(&mut self, stage: &Stage, load: Arc<Load>) -> Done {
+        for slow in &self.slow {
+            slow.hurries(false);
+        }
         let mut rng = StdRng::seed_from_u64(stage.seed);
         let mut tasks = Vec::new();
         for (number, (client, user)) in self.senders.iter().enumerate() {
@@ -209,7 +216,7 @@ impl Crowd {
         let (senders, churned, resumes) =
             tokio::join!(writing, churning, self.cut_now_and_then(stage, &ended));
         for slow in &self.slow {
-            slow.hurry();
+            slow.hurries(true);
         }
         let mut notes = Vec::new();
         // One that crashed has no commands: what it sent is in the archive, and nobody knows of it.
@@ -243,17 +250,22 @@ impl Crowd {
             .chain(&self.slow)
             .collect();
         let mut cut = 0;
+        let cuttable = stage.cuttable();
+        let between = HEALTHY_AFTER.div_f64(u32::try_from(cuttable.max(1)).map_or(1.0, f64::from));
+        let mut relay_at = Instant::now();
         while per_second > 0.0 && !ended.is_cancelled() && !stage.progress.is_over() {
             let pause = Duration::from_secs_f64(rng.random_range(0.5..1.5) / per_second);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = ended.cancelled() => break,
             }
-            let is_cut = if raw.is_empty() || rng.random_range(0..3) == 0 {
+            let among_all = rng.random_range(0..raw.len() + cuttable);
+            let is_cut = if among_all >= raw.len() && relay_at <= Instant::now() {
+                relay_at = Instant::now() + between;
                 let relay = rng.random_range(0..stage.relays.len().max(1));
                 stage.relays.get(relay).is_some_and(|relay| relay.cut())
             } else {
-                raw[rng.random_range(0..raw.len())].cut()
+                raw.choose(&mut rng).is_some_and(|witness| witness.cut())
             };
             cut += u64::from(is_cut);
         }

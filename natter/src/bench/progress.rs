@@ -35,6 +35,8 @@ pub(crate) struct Progress {
     reconnects: AtomicU64,
     /// Ms after the start when something last moved.
     moved_ms: AtomicU64,
+    /// Ms after the start of the last acknowledgement.
+    acked_ms: AtomicU64,
     over: CancellationToken,
 }
 
@@ -51,6 +53,7 @@ impl Progress {
             delivered: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             moved_ms: AtomicU64::new(0),
+            acked_ms: AtomicU64::new(0),
             over: CancellationToken::new(),
         });
         drop(tokio::spawn(watch(Arc::clone(&progress))));
@@ -64,6 +67,16 @@ impl Progress {
     pub(crate) fn acked(&self) {
         self.acked.fetch_add(1, Ordering::Relaxed);
         self.moved();
+        self.acked_ms.fetch_max(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// When the last acknowledgement came.
+    pub(crate) fn last_ack(&self) -> Instant {
+        self.started + Duration::from_millis(self.acked_ms.load(Ordering::Relaxed))
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn refused(&self) {
@@ -99,8 +112,7 @@ impl Progress {
 
     /// Something moved.
     pub(crate) fn moved(&self) {
-        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved_ms.fetch_max(ms, Ordering::Relaxed);
+        self.moved_ms.fetch_max(self.now_ms(), Ordering::Relaxed);
     }
 
     /// Whether patience has run out.

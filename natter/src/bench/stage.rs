@@ -88,8 +88,7 @@ impl Stage {
     ) -> anyhow::Result<Client> {
         let url = self.url(number);
         let relay = self.relays.get(number % self.urls.len());
-        let cuttable = (role == "sender" && number % 8 == 0) || role == "viewer";
-        let url = match relay.filter(|_| cuttable) {
+        let url = match relay.filter(|_| is_cuttable(role, number)) {
             Some(relay) => relay.url(url)?,
             None => url.to_owned(),
         };
@@ -124,9 +123,21 @@ impl Stage {
         }
     }
 
+    /// How many clients can be cut off.
+    pub(crate) fn cuttable(&self) -> usize {
+        let senders = self.args.rooms * self.args.members;
+        let senders = (0..senders).filter(|number| is_cuttable("sender", *number));
+        senders.count() + self.args.observers / 4
+    }
+
     fn url(&self, number: usize) -> &str {
         &self.urls[number % self.urls.len()]
     }
+}
+
+/// Whether this client's connection can be lost without a word: who views, and one in eight who write.
+fn is_cuttable(role: &str, number: usize) -> bool {
+    role == "viewer" || (role == "sender" && number.is_multiple_of(8))
 }
 
 fn app(role: &str) -> String {

@@ -96,7 +96,7 @@ impl Witness {
         (prints, progress): (Arc<Prints>, Arc<Progress>),
     ) -> Self {
         let (wants, wanted) = mpsc::channel(WANTS_MAX);
-        let (hurry, hurried) = watch::channel(false);
+        let (hurry, hurried) = watch::channel(true);
         let shared = Arc::new(Mutex::new(Shared::default()));
         let task = Task {
             track: Track::new(wire::device(), manner == Manner::Eager),
@@ -164,9 +164,9 @@ impl Witness {
         self.wants.try_send(Want::Cut).is_ok()
     }
 
-    /// From now on it reads as fast as it can.
-    pub(crate) fn hurry(&self) {
-        self.hurry.send_replace(true);
+    /// One who reads slowly reads as fast as it can, or not.
+    pub(crate) fn hurries(&self, hurries: bool) {
+        self.hurry.send_replace(hurries);
     }
 
     /// Sends a command until it has its last word.
