@@ -39,6 +39,7 @@ pub use proxy::{Proxy, Weather};
 pub use soak::{Rounds, either, figure, is_soak, not_run, tool};
 pub use socket::{Closed, Greeting, Socket};
 pub use stack::{Part, Stack, StackBuilder};
+pub use tamper::{Lie, Tamperer};
 pub use token::{Claims, Tokens, now_s};
 pub use twin::Twin;
 pub use user::{RoomView, User, cid, cid_at};
