@@ -93,11 +93,12 @@ pub async fn answer(
         Query::CatchUp {
             viewer,
             after,
+            have,
             window_timeline,
         } => {
             let window = snapshots::Window::new(limits::WINDOW_ROOMS_MAX, *window_timeline);
             let (caught, covered) =
-                resume::catch_up(snapshot, viewer, *after, window, terms).await?;
+                resume::catch_up(snapshot, viewer, (*after, have), window, terms).await?;
             Ok(Found {
                 covered,
                 json: json(&caught),

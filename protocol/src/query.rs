@@ -196,6 +196,10 @@ pub enum Query {
         viewer: Viewer,
         /// The last record that the user's client has covered.
         after: StreamSeq,
+        /// What the client holds of its rooms, which may be more than its cursor covers: a room that was
+        /// entered and left behind the cursor is told only to whoever holds something of it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        have: BTreeMap<RoomId, Seq>,
         /// Entries of the timeline of a `skip` or `state`.
         window_timeline: u32,
     },

@@ -11,6 +11,7 @@ fn catch_up(after: StreamSeq) -> Query {
     Query::CatchUp {
         viewer: viewer("bob"),
         after,
+        have: BTreeMap::new(),
         window_timeline: 3,
     }
 }
@@ -120,6 +121,7 @@ async fn membership_decides_at_each_position_what_was_missed() {
     let nothing: CatchUp = archive.asks(catch_up(archive.position)).await.unwrap();
     assert!(nothing.known && nothing.missed.is_empty());
     let future = Query::CatchUp {
+        have: BTreeMap::new(),
         viewer: viewer("bob"),
         after: StreamSeq(archive.position.0 + 5),
         window_timeline: 3,

@@ -61,6 +61,8 @@ enum State {
 enum Delivery {
     Queued,
     Ignored,
+    /// It is one room more whose records are wanted.
+    Wanted,
     Full,
 }
 
@@ -71,6 +73,9 @@ pub(super) struct Follow {
     /// The seq of the last event sent, by room.
     rooms: BTreeMap<RoomId, Seq>,
     entering: BTreeMap<RoomId, Entering>,
+    /// Rooms that were told to this socket by a `state`, each with a position at or behind its entering.
+    /// A place that is rewound may lie before that; then the end of the membership must be told too.
+    entered: BTreeMap<RoomId, StreamSeq>,
     next: Place,
     /// Whether `live` was sent since the last catch-up began, or the last room was entered.
     announced: bool,
@@ -79,6 +84,9 @@ pub(super) struct Follow {
     asked: bool,
     retry_at: Option<u64>,
     behind_since: u64,
+    /// What a client that resumes holds of rooms, which may be more than its cursor covers: it may have
+    /// entered one behind its cursor.
+    pub(super) have: BTreeMap<RoomId, Seq>,
     /// Lines of history's answers that wait for room in the queue; they come before what is pulled.
     pub(super) backlog: VecDeque<ByteString>,
     /// Entries of the timeline in a `state` or `skip`.
@@ -159,7 +167,7 @@ impl Session {
         }
         match self.deliver(position, entry, None) {
             Delivery::Queued => true,
-            Delivery::Ignored => !self.actions.is_empty(),
+            Delivery::Ignored | Delivery::Wanted => !self.actions.is_empty(),
             Delivery::Full => {
                 self.lag(
                     now,
@@ -196,6 +204,12 @@ impl Session {
         let turn = own.map(|change| change.turn);
         let Some(at) = self.follow.rooms.get_mut(&entry.room) else {
             if turn == Some(Turn::Begins) {
+                if let Some(have) = self.follow.have.remove(&entry.room) {
+                    // It was told before: what comes behind that is all it needs.
+                    let at = have.max(entry.seq);
+                    self.follow.rooms.insert(entry.room.clone(), at);
+                    return Delivery::Wanted;
+                }
                 self.enter(position, newest.unwrap_or(position), &entry.room);
             }
             return Delivery::Ignored;
@@ -222,6 +236,8 @@ impl Session {
         }));
         self.outbox.push(format!("{}\n{gone}", entry.frame).into());
         self.follow.rooms.remove(&entry.room);
+        self.follow.entered.remove(&entry.room);
+        self.follow.have.remove(&entry.room);
         self.watches.push_back(Watch::Remove(entry.room.clone()));
     }
 
@@ -252,6 +268,7 @@ impl Session {
             }
             if self.follow.next == Place::behind(position) {
                 self.follow.state = State::Attached;
+                self.follow.have.clear();
                 self.watches.push_back(Watch::All);
                 break;
             }
@@ -311,9 +328,20 @@ impl Session {
                 if place < self.follow.next {
                     continue;
                 }
-                if self.deliver(record.position, entry, Some(newest)) == Delivery::Full {
-                    self.follow.next = place;
-                    return false;
+                match self.deliver(record.position, entry, Some(newest)) {
+                    Delivery::Queued | Delivery::Ignored => {}
+                    Delivery::Wanted => {
+                        // What was pulled has only the records that were wanted before.
+                        self.follow.next = Place {
+                            index: entry.index + 1,
+                            ..place
+                        };
+                        return true;
+                    }
+                    Delivery::Full => {
+                        self.follow.next = place;
+                        return false;
+                    }
                 }
             }
             self.follow.next = Place::behind(record.position);

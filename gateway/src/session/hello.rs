@@ -135,7 +135,7 @@ impl Session {
         let after = cursor.filter(possible).map(|cursor| cursor.position);
         let greeting = |step| Greeting {
             id,
-            have: hello.have,
+            have: hello.have.clone(),
             window: clamp(hello.win),
             introduced: false,
             step,
@@ -148,13 +148,17 @@ impl Session {
         if let Some(rooms) = user.and_then(|user| outside.rooms_at(&user, after)) {
             self.answer_hello(now, id, true, listed(&mut rooms.iter()));
             let rooms = rooms.into_iter().map(|room| (room, Seq(0))).collect();
+            self.follow.have.clone_from(&hello.have);
             return self.start_following(now, rooms, after);
         }
+        self.follow.have.clone_from(&hello.have);
+        let have = self.follow.have.clone();
         self.phase = Phase::Greeting(Box::new(greeting(Step::CatchUp { after })));
         let window_timeline = clamp(hello.win).tl;
         let query = |viewer| Query::CatchUp {
             viewer,
             after,
+            have,
             window_timeline,
         };
         self.ask_for_hello(query, head.max(after));

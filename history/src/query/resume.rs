@@ -28,11 +28,12 @@ const LEAVING_EVENTS_MAX: usize = 5_000;
 /// Bytes of one range of `dirty` in JSON, generously.
 const RANGE_BYTES: usize = 24;
 
-/// What `viewer` missed after a position, and up to where that covers the log.
+/// What `viewer` missed after a position, and up to where that covers the log; their client may `have`
+/// more of some rooms.
 pub(super) async fn catch_up(
     snapshot: &mut Snapshot,
     viewer: &Viewer,
-    after: StreamSeq,
+    (after, have): (StreamSeq, &BTreeMap<RoomId, Seq>),
     window: Window,
     terms: Terms,
 ) -> Result<(CatchUp, StreamSeq), Failure> {
@@ -49,7 +50,7 @@ pub(super) async fn catch_up(
             applied,
         ));
     }
-    let mut plan = plan(snapshot, viewer, after, terms).await?;
+    let mut plan = plan(snapshot, viewer, (after, have), terms).await?;
     let leaving = leaving(snapshot, &plan, terms.bytes_max / 4).await?;
     let covered = leaving.covered.unwrap_or(applied);
     plan.cut(covered);
@@ -123,7 +124,7 @@ async fn present(
 async fn plan(
     snapshot: &mut Snapshot,
     viewer: &Viewer,
-    after: StreamSeq,
+    (after, have): (StreamSeq, &BTreeMap<RoomId, Seq>),
     terms: Terms,
 ) -> Result<Plan, Failure> {
     let intervals = catch_up::intervals(snapshot, &viewer.user, after).await?;
@@ -139,7 +140,7 @@ async fn plan(
     let concerned: Vec<RoomId> = concerned.into_iter().collect();
     let first = catch_up::first_after(snapshot, &concerned, after).await?;
     let own = own.map(|access| (access.view.row.room.clone(), access.head()));
-    Ok(Plan::new(&intervals, own.as_ref(), &first, after))
+    Ok(Plan::new(&intervals, own.as_ref(), &first, (after, have)))
 }
 
 /// Events of rooms that the viewer was taken out of.

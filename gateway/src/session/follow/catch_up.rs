@@ -23,9 +23,16 @@ impl Session {
             .unwrap_or_default();
         let window_timeline = self.follow.window_timeline;
         let ticket = self.ticket(Purpose::CatchUp);
+        let mut have = self.follow.have.clone();
+        let behind = self.follow.entered.iter();
+        let behind = behind.filter(|(_, since)| **since > after);
+        have.extend(
+            behind.filter_map(|(room, _)| Some((room.clone(), *self.follow.rooms.get(room)?))),
+        );
         let query = Box::new(Query::CatchUp {
             viewer,
             after,
+            have,
             window_timeline,
         });
         self.actions.push_back(Action::Ask {
@@ -82,10 +89,14 @@ impl Session {
         let old = std::mem::take(&mut self.follow.rooms);
         let mut at: BTreeMap<RoomId, Seq> = BTreeMap::new();
         for missed in answer.missed {
+            if self.is_untold(&missed) {
+                continue;
+            }
             let (room, seq) = match missed {
                 Missed::Events { room, events, gone } => {
                     let seq = self.queue_missed(old.get(&room).copied(), &events);
                     if gone {
+                        self.follow.have.remove(&room);
                         let gone = ServerEvent::Gone(Gone { room: room.clone() });
                         self.follow.backlog.push_back(frame(&gone));
                     }
@@ -102,13 +113,19 @@ impl Session {
                     let room = snapshot.room.clone();
                     let (seq, event) = state(*snapshot);
                     self.follow.backlog.push_back(frame(&event));
+                    self.follow.entered.insert(room.clone(), applied);
                     (room, seq)
                 }
             };
+            self.follow.entering.remove(&room);
             at.insert(room, seq);
         }
+        self.keep_entering(applied, &answer.rooms);
         let mut rooms: BTreeMap<RoomId, Seq> = BTreeMap::new();
         for room in answer.rooms {
+            if self.follow.entering.contains_key(&room) {
+                continue;
+            }
             let seq = at
                 .get(&room)
                 .or_else(|| old.get(&room))
@@ -130,10 +147,21 @@ impl Session {
                 &rooms.keys().cloned().collect(),
             );
         }
+        self.follow
+            .entered
+            .retain(|room, _| rooms.contains_key(room));
         self.follow.rooms = rooms;
-        self.follow.entering.clear();
         self.follow.next = Place::behind(applied);
         self.follow.measured = true;
+    }
+
+    /// Whether it is of a room that the client has not been told yet: that room's `state` tells it all.
+    fn is_untold(&self, missed: &Missed) -> bool {
+        match missed {
+            Missed::Events { room, .. } => self.follow.entering.contains_key(room),
+            Missed::Skip(skip) => self.follow.entering.contains_key(&skip.state.room),
+            Missed::State(_) => false,
+        }
     }
 
     /// Queues events that came raw, without those sent already; returns the last seq.

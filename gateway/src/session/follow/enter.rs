@@ -40,6 +40,15 @@ impl Session {
         self.start_entering(0);
     }
 
+    /// History has told everything up to `applied`, but for rooms that were being entered: their states
+    /// are still to come, as long as the user is in them.
+    pub(super) fn keep_entering(&mut self, applied: StreamSeq, rooms: &[RoomId]) {
+        self.follow.entering.retain(|room, _| rooms.contains(room));
+        for entering in self.follow.entering.values_mut() {
+            entering.at_least = entering.at_least.max(applied);
+        }
+    }
+
     pub(super) fn start_entering(&mut self, ticks: u64) {
         let mut running = self
             .follow
@@ -109,6 +118,7 @@ impl Session {
                 let (at, event) = state(snapshot);
                 self.push(&event);
                 self.follow.rooms.insert(room.clone(), at);
+                self.follow.entered.insert(room.clone(), since);
                 // Behind, nothing is delivered; then all rooms are watched at once when it attaches.
                 if self.follow.state == State::Attached {
                     self.watches.push_back(Watch::Add(room.clone()));

@@ -44,13 +44,13 @@ pub struct Plan {
 
 impl Plan {
     /// Plans from the memberships that lasted beyond the cursor, the own room with its head, and the
-    /// first event after the cursor in each of these rooms.
+    /// first event after the cursor in each of these rooms; the client may `have` more of some rooms.
     #[must_use]
     pub fn new(
         intervals: &[Interval],
         own: Option<&(RoomId, Seq)>,
         first: &BTreeMap<RoomId, Seq>,
-        after: StreamSeq,
+        (after, have): (StreamSeq, &BTreeMap<RoomId, Seq>),
     ) -> Self {
         let mut plan = Self::default();
         for interval in intervals {
@@ -62,8 +62,15 @@ impl Plan {
                     stay.present = Some(Present::Events(first, interval.head));
                 }
                 (false, None, _) => stay.present = Some(Present::State(interval.from_stream)),
-                // Came and went meanwhile: nothing is left to tell.
-                (false, Some(_), _) => {}
+                // Came and went meanwhile: nothing is left to tell, but to a client that was told of it
+                // when it came.
+                (false, Some(to), _) => {
+                    let have = have.get(&interval.room);
+                    if let Some(have) = have.filter(|have| **have < to.0) {
+                        let first = interval.from.max(*have).next();
+                        stay.left = Some(Left { first, to });
+                    }
+                }
                 // Nothing was missed.
                 (true, Some(_) | None, None) => {}
             }
@@ -213,8 +220,23 @@ mod tests {
     /// One room whose events lie at stream position seq * 10, and a cursor at 100: seq 11 is missed first.
     fn plan(intervals: &[Interval]) -> Stay {
         let first = BTreeMap::from([(room("r"), Seq(11))]);
-        let plan = Plan::new(intervals, None, &first, StreamSeq(100));
+        let plan = Plan::new(intervals, None, &first, (StreamSeq(100), &BTreeMap::new()));
         plan.rooms.get(&room("r")).copied().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_room_that_came_and_went_is_told_to_its_end_to_whoever_was_told_that_it_came() {
+        let first = BTreeMap::from([(room("r"), Seq(11))]);
+        let left = |have: u64| {
+            let have = BTreeMap::from([(room("r"), Seq(have))]);
+            let intervals = [interval("r", 12, Some(15), 20)];
+            let plan = Plan::new(&intervals, None, &first, (StreamSeq(100), &have));
+            plan.rooms[&room("r")].left.map(|left| left.first.0)
+        };
+        assert_eq!(
+            [11, 12, 14, 15, 20].map(left),
+            [Some(13), Some(13), Some(15), None, None]
+        );
     }
 
     #[test]
@@ -275,7 +297,7 @@ mod tests {
             interval("small", 2, None, 510),
         ];
         let first = BTreeMap::from([(room("big"), Seq(11)), (room("small"), Seq(11))]);
-        let plan = Plan::new(&intervals, None, &first, StreamSeq(100));
+        let plan = Plan::new(&intervals, None, &first, (StreamSeq(100), &BTreeMap::new()));
         assert_eq!(plan.skipped(), BTreeMap::from([(room("big"), Seq(11))]));
         assert_eq!(plan.one_by_one().len(), 1);
     }
@@ -291,7 +313,7 @@ mod tests {
             .map(|(name, count)| interval(name, 2, None, 10 + count))
             .collect();
         let first = names.iter().map(|name| (room(name), Seq(11))).collect();
-        let plan = Plan::new(&intervals, None, &first, StreamSeq(100));
+        let plan = Plan::new(&intervals, None, &first, (StreamSeq(100), &BTreeMap::new()));
         assert_eq!(plan.skipped().into_keys().collect::<Vec<_>>(), [room("c")]);
     }
 
@@ -300,7 +322,8 @@ mod tests {
         let own = (room("s_x"), Seq(9));
         let stay = |first: u64| {
             let first = BTreeMap::from([(room("s_x"), Seq(first))]);
-            Plan::new(&[], Some(&own), &first, StreamSeq(7)).rooms[&room("s_x")].present
+            Plan::new(&[], Some(&own), &first, (StreamSeq(7), &BTreeMap::new())).rooms[&room("s_x")]
+                .present
         };
         assert_eq!(stay(4), Some(Present::Events(Seq(4), Seq(9))));
         assert_eq!(stay(1), Some(Present::State(StreamSeq(7))));
