@@ -38,14 +38,21 @@ pub fn init(arguments: &LogArgs) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// Libraries that log every step of a connection or worker at info; what matters of it we log.
-const QUIET: [&str; 3] = ["async_nats", "actix_server", "actix_web"];
+/// Libraries that log every step of a connection or worker at info, or as an error of ours what any
+/// stranger can cause by a malformed request; what matters of it we log.
+const QUIET: [(&str, &str); 5] = [
+    ("async_nats", "warn"),
+    ("actix_server", "warn"),
+    ("actix_web", "warn"),
+    ("actix_http::h1::dispatcher", "off"),
+    ("actix_http::ws", "off"),
+];
 
-/// The filter of `text`, with chatty libraries at warn unless `text` names them.
+/// The filter of `text`, with chatty libraries quiet unless `text` names them.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, ParseError> {
-    let quiet = QUIET.iter().filter(|target| !text.contains(*target));
-    let filter = quiet.fold(text.to_owned(), |filter, target| {
-        format!("{filter},{target}=warn")
+    let quiet = QUIET.iter().filter(|(target, _)| !text.contains(target));
+    let filter = quiet.fold(text.to_owned(), |filter, (target, level)| {
+        format!("{filter},{target}={level}")
     });
     EnvFilter::builder().parse(filter)
 }

@@ -3,10 +3,15 @@
 
 /// Whether a page of `origin` may connect to a server that was addressed as `host`.
 ///
-/// No origin means no web page. The own host is always allowed, other origins if they are listed.
+/// No origin means no web page. The own host is always allowed, other origins if they are listed, and an
+/// empty one, which stands for what cannot be read, never.
 #[must_use]
 pub fn is_allowed(origin: Option<&str>, host: Option<&str>, allowed: &[String]) -> bool {
     let Some(origin) = origin else { return true };
+    // A list that was not set has one entry, which is empty too.
+    if origin.is_empty() {
+        return false;
+    }
     if allowed
         .iter()
         .any(|known| known == "*" || known.eq_ignore_ascii_case(origin))
@@ -46,5 +51,6 @@ mod tests {
             &["*".to_owned()]
         ));
         assert!(!is_allowed(Some("http://localhost:8080"), None, &list));
+        assert!(!is_allowed(Some(""), host, &[String::new()]));
     }
 }

@@ -19,6 +19,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
+use std::time::Duration;
+
+/// How long a body may take to arrive: who sends it drop by drop holds a connection meanwhile.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The parameters of the list of rooms.
 #[derive(Debug, Deserialize)]
@@ -197,21 +201,24 @@ fn cid_of(request: &HttpRequest) -> Result<Cid, Problem> {
     Cid::parse(text).map_err(|error| bad(&format!("is no cid: {error}")))
 }
 
-/// Reads a JSON body up to the limit of a socket message.
+/// Reads a JSON body up to the limit of a socket message, if it arrives in time.
 ///
 /// # Errors
 /// `too_large` or `bad_request`.
 pub async fn json_body<T: DeserializeOwned>(payload: web::Payload) -> Result<T, Problem> {
-    let bytes = match payload.to_bytes_limited(FRAME_BYTES_MAX).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => return Err(Problem::new(ErrorCode::BadRequest, error.to_string())),
-        Err(_) => return Err(Problem::new(ErrorCode::TooLarge, "the body is over 64 KiB")),
+    let bad = |msg: String| Problem::new(ErrorCode::BadRequest, msg);
+    let body = tokio::time::timeout(BODY_WITHIN, payload.to_bytes_limited(FRAME_BYTES_MAX));
+    let bytes = match body.await {
+        Ok(Ok(Ok(bytes))) => bytes,
+        Ok(Ok(Err(error))) => return Err(bad(error.to_string())),
+        Ok(Err(_)) => return Err(Problem::new(ErrorCode::TooLarge, "the body is over 64 KiB")),
+        Err(_) => return Err(bad("the body did not arrive in time".to_owned())),
     };
     // By way of an object: serde would also read a struct from an array.
     let fields = serde_json::from_slice::<Map<String, Value>>(&bytes);
     fields
         .and_then(|fields| serde_json::from_value(Value::Object(fields)))
-        .map_err(|error| Problem::new(ErrorCode::BadRequest, error.to_string()))
+        .map_err(|error| bad(error.to_string()))
 }
 
 /// The answer with its entity tag, or 304 if the client holds just that.

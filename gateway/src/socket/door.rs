@@ -9,9 +9,10 @@ use crate::hub::Hub;
 use actix_codec::Framed;
 use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::header::{
-    HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, X_CONTENT_TYPE_OPTIONS,
+    CONTENT_LENGTH, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
-use actix_http::{ConnectionType, Request, Response, h1, ws};
+use actix_http::{ConnectionType, Request, RequestHead, Response, Version, h1, ws};
 use actix_web::ResponseError;
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -80,6 +81,9 @@ fn judge(request: &Request, hub: &Rc<Hub>) -> Result<Place, Response<BoxBody>> {
             "there is no socket at this path",
         ));
     }
+    if let Some(fault) = fault(head) {
+        return Err(refuse(ErrorCode::BadRequest, fault));
+    }
     ws::verify_handshake(head).map_err(Response::from)?;
     let header = |name: HeaderName| {
         head.headers()
@@ -87,9 +91,12 @@ fn judge(request: &Request, hub: &Rc<Hub>) -> Result<Place, Response<BoxBody>> {
             .and_then(|value| value.to_str().ok())
     };
     let shared = hub.shared();
-    let present = head.headers().contains_key(ORIGIN);
-    // An origin that cannot be read is none that is allowed.
-    let from = header(ORIGIN).or(present.then_some(""));
+    // An origin that cannot be read, or is one of two, is none that is allowed.
+    let from = match head.headers().get_all(ORIGIN).count() {
+        0 => None,
+        1 => Some(header(ORIGIN).unwrap_or_default()),
+        _ => Some(""),
+    };
     if !origin::is_allowed(from, header(HOST), &shared.config.gateway_origins) {
         let msg = "pages of this origin may not connect here";
         return Err(refuse(ErrorCode::Forbidden, msg));
@@ -102,6 +109,26 @@ fn judge(request: &Request, hub: &Rc<Hub>) -> Result<Place, Response<BoxBody>> {
         problem.0.retry_after_ms = Some(RETRY_AFTER_MS);
         refused(&problem)
     })
+}
+
+/// What is wrong with an upgrade beside what the library looks at (RFC 6455, section 4.2.1).
+///
+/// Whatever stands before this server must understand a request as it does, or one could be hidden in
+/// another.
+fn fault(head: &RequestHead) -> Option<&'static str> {
+    let headers = head.headers();
+    let often = |name| headers.get_all(name).count() > 1;
+    if head.version != Version::HTTP_11 {
+        return Some("an upgrade needs HTTP/1.1");
+    }
+    if often(SEC_WEBSOCKET_KEY) || often(SEC_WEBSOCKET_VERSION) {
+        return Some("a header of the handshake stands there twice");
+    }
+    let empty = headers.get(CONTENT_LENGTH).is_none_or(|it| it == "0");
+    if !empty || headers.contains_key(TRANSFER_ENCODING) {
+        return Some("an upgrade has no body");
+    }
+    None
 }
 
 fn accepted(request: &Request) -> Response<BoxBody> {
