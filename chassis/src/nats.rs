@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, HeaderMap, Subscriber, ToSubject, jetstream};
 use bytes::Bytes;
+use protocol::subject::rights;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -67,9 +68,6 @@ const LINK_CHECK: Duration = Duration::from_millis(50);
 /// How often the health board is brought up to date.
 const HEALTH_CHECK: Duration = Duration::from_millis(250);
 
-/// Where replies to requests of this process arrive; the one prefix that replies may go to.
-pub const INBOX_PREFIX: &str = "_INBOX";
-
 /// One service's connection; clones share it.
 #[derive(Debug, Clone)]
 pub struct Nats {
@@ -103,7 +101,9 @@ pub async fn connect(arguments: &NatsArgs, name: &str, health: &Health) -> Resul
         .request_timeout(Some(REQUEST_TIMEOUT))
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         .client_capacity(SENDER_CAPACITY)
-        .custom_inbox_prefix(INBOX_PREFIX)
+        .custom_inbox_prefix(inbox_prefix(
+            credentials.as_ref().map(|(user, _)| user.as_str()),
+        ))
         .event_callback(events::callback(name, health, Arc::clone(&slow_consumers)));
     if let Some((user, password)) = credentials {
         options = options.user_and_password(user, password.expose().to_owned());
@@ -372,9 +372,20 @@ fn late(_: tokio::time::error::Elapsed) -> SendError {
     SendError::Timeout
 }
 
+/// Where replies to this process arrive: below its user's name, so that the broker can keep other users
+/// from listening there. A name that is no token of a subject has no place of its own.
+fn inbox_prefix(user: Option<&str>) -> String {
+    let is_token = |name: &&str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        !name.is_empty() && name.chars().all(plain)
+    };
+    user.filter(is_token)
+        .map_or_else(|| rights::INBOX.to_owned(), rights::inbox_of)
+}
+
 /// Whether a reply subject is an inbox: below the prefix, without wildcards.
 fn is_inbox(reply: &str) -> bool {
-    reply.strip_prefix(INBOX_PREFIX).is_some_and(|rest| {
+    reply.strip_prefix(rights::INBOX).is_some_and(|rest| {
         rest.starts_with(['.', '_']) && rest.len() > 1 && !rest.contains(['*', '>'])
     })
 }
@@ -396,6 +407,15 @@ mod tests {
         ] {
             assert!(!is_inbox(subject), "{subject}");
         }
+    }
+
+    #[test]
+    fn each_user_has_an_inbox_of_its_own() {
+        assert_eq!(inbox_prefix(Some("gateway")), "_INBOX.gateway");
+        for user in [None, Some(""), Some("a b"), Some(">"), Some("a.b")] {
+            assert_eq!(inbox_prefix(user), "_INBOX");
+        }
+        assert!(is_inbox("_INBOX.gateway.abc.1"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod membership;
 mod outage;
 mod reads;
 mod resume;
+mod rights;
 mod servers;
 mod settings;
 mod slow;

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use protocol::subject::rights::{BrokerUser, Rights};
+use protocol::subject::rights::{BrokerUser, Rights, inbox_of};
 
 /// The user of the process that runs all services.
 const ALL: &str = "all";
@@ -139,11 +139,14 @@ fn union(all: impl Iterator<Item = Rights>) -> Rights {
         let subjects: BTreeSet<String> = all.iter().flat_map(part).cloned().collect();
         subjects.into_iter().collect()
     };
-    Rights {
+    let inbox = format!("{}.>", inbox_of(ALL));
+    let mut rights = Rights {
         publish: sum(|rights| &rights.publish),
         publish_never: sum(|rights| &rights.publish_never),
         subscribe: sum(|rights| &rights.subscribe),
-    }
+    };
+    rights.subscribe.push(inbox);
+    rights
 }
 
 fn list(subjects: &[String]) -> String {
