@@ -293,3 +293,63 @@ async fn someone_taken_out_gets_everything_up_to_it_in_as_many_answers_as_it_tak
     }
     assert_eq!((events, ends, late, after), (6_001, 1, 1, archive.position));
 }
+
+#[tokio::test]
+async fn marks_that_moved_in_a_skipped_own_room_come_with_their_rooms_states() {
+    let mut archive = Archive::start().await;
+    archive.greets("bob").await;
+    let own = RoomId::own(&user("bob"));
+    for name in ["busy", "marked", "quiet"] {
+        let people = ["alice", "bob"];
+        archive
+            .makes(name, RoomKind::Private, HistoryScope::All, &people)
+            .await;
+    }
+    // Held by the client, and gone before it came back.
+    archive
+        .makes("visited", RoomKind::Private, HistoryScope::All, &["alice"])
+        .await;
+    let away = archive.position;
+    archive.writes("busy", "alice", say("missed")).await;
+    archive
+        .writes("visited", "alice", member("bob", MemberChange::Added))
+        .await;
+    archive.writes("visited", "alice", say("missed")).await;
+    archive
+        .writes("visited", "bob", member("bob", MemberChange::Left))
+        .await;
+    let mut lines = Vec::new();
+    for epoch in 0..501 {
+        let read = EventBody::Read {
+            target: room(if epoch % 2 == 0 { "busy" } else { "marked" }),
+            mark: Seq(3),
+            read_n: None,
+            epoch,
+            back: false,
+        };
+        let (room, line, _) = archive.next(own.as_str(), "bob", read);
+        lines.push((room, line));
+    }
+    archive.publishes(&lines).await;
+    let query = Query::CatchUp {
+        viewer: viewer("bob"),
+        after: away,
+        have: BTreeMap::from([(room("visited"), Seq(3))]),
+        window_timeline: 3,
+    };
+    let caught: CatchUp = archive.asks(query).await.unwrap();
+    let expected = [
+        format!("{own} skip 2-502"),
+        "busy skip 4-4".to_owned(),
+        "marked state 3".to_owned(),
+        "visited 4-5 gone".to_owned(),
+    ];
+    assert_eq!(told(&caught.missed), expected);
+    let states = caught.missed.iter().filter_map(|missed| match missed {
+        Missed::State(state) => Some(&**state),
+        Missed::Skip(skip) => Some(&skip.state),
+        Missed::Events { .. } => None,
+    });
+    let marks: Vec<u64> = states.map(|state| state.read.0).collect();
+    assert_eq!(marks, [0, 3, 3]);
+}

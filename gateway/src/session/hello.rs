@@ -115,10 +115,10 @@ impl Session {
             identity,
         });
         self.follow.window_timeline = clamp(hello.win).tl;
-        self.choose_start(now, id, hello, outside);
+        self.choose_start(now, id, &hello, outside);
     }
 
-    fn choose_start(&mut self, now: Moment, id: Option<u64>, hello: Hello, outside: &dyn Outside) {
+    fn choose_start(&mut self, now: Moment, id: Option<u64>, hello: &Hello, outside: &dyn Outside) {
         let Some((log, head)) = outside.head() else {
             let msg = "the gateway has no connection to the log yet";
             return self.put_off(id, &Refusal::new(ErrorCode::Unavailable, msg));

@@ -55,6 +55,8 @@ pub(super) async fn catch_up(
     let covered = leaving.covered.unwrap_or(applied);
     plan.cut(covered);
     let events = one_by_one(snapshot, &mut plan, covered, terms.bytes_max / 4).await?;
+    let rooms = present(snapshot, viewer, covered, terms).await?;
+    let events = retell(snapshot, viewer, (&mut plan, after), (&rooms, events)).await?;
     let mut skips = skips(snapshot, viewer, &plan.skipped(), window, terms).await?;
     let mut states = states(snapshot, viewer, &plan.entered(), window, terms).await?;
     let mut events = by_room(snapshot, events).await?;
@@ -88,7 +90,6 @@ pub(super) async fn catch_up(
     }
     // The own room comes first: what it says holds for the others.
     missed.sort_by_key(|missed| !room_of(missed).is_own());
-    let rooms = present(snapshot, viewer, covered, terms).await?;
     Ok((
         CatchUp {
             known: true,
@@ -212,6 +213,27 @@ async fn one_by_one(
     let mut found = catch_up::ranges(snapshot, &plan.one_by_one(), bounds).await?;
     found.retain(|event| event.position <= covered);
     Ok(found.into_iter().map(WireEvent::new).collect())
+}
+
+/// Marks stand in each room's state: where the own room is skipped over, the rooms whose marks moved in
+/// what is skipped are told by their states too.
+async fn retell(
+    snapshot: &mut Snapshot,
+    viewer: &Viewer,
+    (plan, after): (&mut Plan, StreamSeq),
+    (rooms, mut events): (&[RoomId], Vec<WireEvent>),
+) -> Result<Vec<WireEvent>, Failure> {
+    let own = RoomId::own(&viewer.user);
+    let Some(from) = plan.skipped().get(&own).copied() else {
+        return Ok(events);
+    };
+    let marked = catch_up::marked(snapshot, &own, from).await?;
+    let all = || rooms.iter().cloned().collect();
+    let mut marked: BTreeSet<RoomId> = marked.unwrap_or_else(all);
+    marked.retain(|room| rooms.contains(room) && !room.is_own());
+    plan.retell(&marked, after);
+    events.retain(|event| !marked.contains(&event.room));
+    Ok(events)
 }
 
 /// Events written for the client, by room, in order.

@@ -219,6 +219,39 @@ async fn lost_below(
     Ok(lost.map(Seq))
 }
 
+const READ: &str = "select line from events
+    where room = $1 and seq >= $2 and kind = 'read' order by seq limit $3";
+
+/// The rooms whose read marks moved in an own room from a seq on; `None`: too many to say.
+///
+/// # Errors
+/// If the statement fails.
+pub async fn marked(
+    snapshot: &mut Snapshot,
+    own: &RoomId,
+    from: Seq,
+) -> Result<Option<BTreeSet<RoomId>>, StoreError> {
+    const DOING: &str = "finding moved marks";
+    let query = sqlx::query(READ)
+        .bind(own.as_str())
+        .bind(int(from.0))
+        .bind(i64::try_from(CHANGES_MAX + 1).unwrap_or(i64::MAX));
+    let rows = query.fetch_all(&mut *snapshot.tx).await.doing(DOING)?;
+    if rows.len() > CHANGES_MAX {
+        return Ok(None);
+    }
+    let mut marked = BTreeSet::new();
+    for row in &rows {
+        let line: &str = row.try_get("line").doing(DOING)?;
+        let logged = LogEvent::parse(&super::text::decode(line));
+        let logged = logged.map_err(super::odd("line")).doing(DOING)?;
+        if let EventBody::Read { target, .. } = logged.event.body {
+            marked.insert(target);
+        }
+    }
+    Ok(Some(marked))
+}
+
 /// Changes beyond this number are not told apart: everything is dirty then.
 const CHANGES_MAX: usize = 20_000;
 

@@ -4,7 +4,7 @@ use crate::store::catch_up::Interval;
 use crate::store::page::Span;
 use protocol::limits::{RESUME_EVENTS_MAX, RESUME_ROOM_EVENTS_MAX};
 use protocol::{RoomId, Seq, StreamSeq};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A membership that lasted at the cursor and has ended since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,18 @@ impl Plan {
             && let Some(Present::Events(first, _)) = stay.present
         {
             stay.present = Some(Present::Skip(first));
+        }
+    }
+
+    /// Tells these rooms by their states, whatever was missed in them.
+    pub fn retell(&mut self, rooms: &BTreeSet<RoomId>, after: StreamSeq) {
+        for room in rooms {
+            let stay = self.rooms.entry(room.clone()).or_default();
+            match stay.present {
+                Some(Present::Events(first, _)) => stay.present = Some(Present::Skip(first)),
+                Some(Present::Skip(_) | Present::State(_)) => {}
+                None => stay.present = Some(Present::State(after)),
+            }
         }
     }
 
@@ -315,6 +327,18 @@ mod tests {
         let first = names.iter().map(|name| (room(name), Seq(11))).collect();
         let plan = Plan::new(&intervals, None, &first, (StreamSeq(100), &BTreeMap::new()));
         assert_eq!(plan.skipped().into_keys().collect::<Vec<_>>(), [room("c")]);
+    }
+
+    #[test]
+    fn rooms_that_are_told_again_come_with_their_states() {
+        let names = ["events", "quiet"];
+        let intervals = [interval("events", 2, None, 20)];
+        let first = BTreeMap::from([(room("events"), Seq(11))]);
+        let mut plan = Plan::new(&intervals, None, &first, (StreamSeq(100), &BTreeMap::new()));
+        plan.retell(&names.into_iter().map(room).collect(), StreamSeq(100));
+        assert_eq!(plan.skipped(), BTreeMap::from([(room("events"), Seq(11))]));
+        assert_eq!(plan.entered(), [room("quiet")]);
+        assert!(plan.one_by_one().is_empty());
     }
 
     #[test]
