@@ -157,7 +157,7 @@ impl Session {
                 id,
                 op: ClientOp::Hello(hello),
             }) => {
-                self.say_hello(now, id, *hello, outside);
+                self.say_hello(now, id, &hello, outside);
             }
             Ok(_) => self.close(CloseCode::ProtocolError),
             Err(bad) => {
@@ -180,7 +180,7 @@ impl Session {
         match frame.op {
             ClientOp::Pong => {}
             ClientOp::Hello(hello) if matches!(self.phase, Phase::Refused) => {
-                self.say_hello(now, id, *hello, outside);
+                self.say_hello(now, id, &hello, outside);
             }
             ClientOp::Hello(_) => {
                 self.refuse(

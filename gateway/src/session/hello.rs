@@ -84,7 +84,7 @@ impl Session {
         &mut self,
         now: Moment,
         id: Option<u64>,
-        hello: Hello,
+        hello: &Hello,
         outside: &dyn Outside,
     ) {
         let identity = match outside.verify(&hello.token) {
@@ -115,7 +115,7 @@ impl Session {
             identity,
         });
         self.follow.window_timeline = clamp(hello.win).tl;
-        self.choose_start(now, id, &hello, outside);
+        self.choose_start(now, id, hello, outside);
     }
 
     fn choose_start(&mut self, now: Moment, id: Option<u64>, hello: &Hello, outside: &dyn Outside) {
