@@ -4,5 +4,6 @@
 //! prints. Short in `./dev test`, long in `./dev soak PART`.
 
 mod power;
+mod store_faults;
 mod store_lost;
 mod store_talk;

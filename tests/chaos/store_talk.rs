@@ -52,6 +52,11 @@ pub(crate) struct Talk {
 impl Talk {
     /// So many people begin to talk.
     pub(crate) async fn begins(stack: &Stack, people: usize) -> Self {
+        Self::begins_at_length(stack, people, 0).await
+    }
+
+    /// The same, and each message is so many characters longer than it must be.
+    pub(crate) async fn begins_at_length(stack: &Stack, people: usize, more: usize) -> Self {
         let stored = Arc::new(Mutex::new(Vec::new()));
         let (end, ended) = watch::channel(false);
         let (mut speakers, mut rooms) = (Vec::new(), Vec::new());
@@ -59,8 +64,14 @@ impl Talk {
             let mut user = stack.user(&format!("speaker{number}")).await;
             let room = user.creates_room(&format!("room {number}")).await;
             rooms.push(room.clone());
-            let speaker = speaks(user, room, Arc::clone(&stored), ended.clone());
-            speakers.push(tokio::spawn(speaker));
+            let speaker = Speaker {
+                user,
+                room,
+                stored: Arc::clone(&stored),
+                ended: ended.clone(),
+                more: "x".repeat(more),
+            };
+            speakers.push(tokio::spawn(speaker.speaks()));
         }
         Self {
             stored,
@@ -148,22 +159,27 @@ impl Talk {
     }
 }
 
-async fn speaks(
-    mut user: User,
+struct Speaker {
+    user: User,
     room: String,
     stored: Arc<Mutex<Vec<Stored>>>,
     ended: watch::Receiver<bool>,
-) {
-    let mut number = 0;
-    while !*ended.borrow() {
-        let text = format!("message {number}");
-        let ok = user.insists(message(&room, &text)).await;
-        let ok = ok.unwrap_or_else(|err| panic!("{text} is refused: {err}"));
-        let seq = ok["seq"].as_u64().expect("a number");
-        let room = room.clone();
-        let now = Stored { room, seq, text };
-        stored.lock().expect("nobody panicked").push(now);
-        number += 1;
+    more: String,
+}
+
+impl Speaker {
+    async fn speaks(mut self) {
+        let mut number = 0;
+        while !*self.ended.borrow() {
+            let text = format!("message {number} {}", self.more);
+            let ok = self.user.insists(message(&self.room, &text)).await;
+            let ok = ok.unwrap_or_else(|err| panic!("message {number} is refused: {err}"));
+            let seq = ok["seq"].as_u64().expect("a number");
+            let room = self.room.clone();
+            let now = Stored { room, seq, text };
+            self.stored.lock().expect("nobody panicked").push(now);
+            number += 1;
+        }
     }
 }
 
