@@ -1,5 +1,6 @@
 //! Every code a client can see: slug, HTTP status, whether to try again, and what to do first.
 
+use crate::limits::REFUSAL_CHARS_MAX;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -101,11 +102,18 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal with this code; temporary ones get 1,000 ms unless [`Self::after_ms`] says otherwise.
+    ///
+    /// What is wrong with an input often repeats it, so a long text is cut.
     #[must_use]
     pub fn new(code: ErrorCode, msg: impl Into<String>) -> Self {
+        let mut msg = msg.into();
+        if let Some((end, _)) = msg.char_indices().nth(REFUSAL_CHARS_MAX) {
+            msg.truncate(end);
+            msg.push('\u{2026}');
+        }
         Self {
             code,
-            msg: msg.into(),
+            msg,
             temp: code.is_temporary(),
             retry_after_ms: code.is_temporary().then_some(1_000),
             now: None,
@@ -227,6 +235,15 @@ mod tests {
             assert!(!code.remedy().is_empty());
             assert!((400..600).contains(&code.http_status()));
         }
+    }
+
+    #[test]
+    fn a_refusal_does_not_repeat_all_of_a_long_input() {
+        let msg = |chars: usize| Refusal::new(ErrorCode::BadRequest, "\u{e9}".repeat(chars)).msg;
+        assert_eq!(msg(REFUSAL_CHARS_MAX).chars().count(), REFUSAL_CHARS_MAX);
+        let cut = msg(REFUSAL_CHARS_MAX + 1);
+        assert_eq!(cut.chars().count(), REFUSAL_CHARS_MAX + 1);
+        assert!(cut.ends_with('\u{2026}'));
     }
 
     #[test]

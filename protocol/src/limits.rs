@@ -18,6 +18,8 @@ pub const META_DEPTH_MAX: usize = 32;
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Commands in one socket message: one message must not hold a worker for long. Refused `too_large`.
 pub const FRAME_COMMANDS_MAX: usize = 64;
+/// Unicode scalar values of what a refusal says: it may repeat an input, and a frame of bad lines must not be answered by more than it cost. Cut.
+pub const REFUSAL_CHARS_MAX: usize = 300;
 /// Unicode scalar values of a room's name. Refused `too_large`.
 pub const ROOM_NAME_CHARS_MAX: usize = 80;
 /// Unicode scalar values of a topic. Refused `too_large`.
