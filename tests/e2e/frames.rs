@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 const LIMIT: usize = 64 * 1024;
 
 /// A masked frame as a client sends it. A mask of zeros leaves the bytes as they are.
-fn frame(first: u8, declared: u64, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, declared: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match declared {
         0..=125 => bytes.push(0x80 | u8::try_from(declared).expect("below 126")),
