@@ -17,8 +17,37 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Board {
     /// Instances that are alive.
     pub(crate) instances: BTreeSet<InstanceId>,
+    /// When each of them has last said so: a revision of the bucket.
+    pub(crate) said_at: BTreeMap<InstanceId, u64>,
     /// Who holds which partition.
     pub(crate) leases: BTreeMap<Partition, InstanceId>,
+}
+
+/// Instances that were found dead, though the bucket still says that they live.
+///
+/// Without this, whoever takes a dead one's partitions would hand them over to it at the next look.
+/// Each with what the first look afterwards finds: the last that it can have said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dead(BTreeMap<InstanceId, Option<u64>>);
+
+impl Dead {
+    /// Nobody listens to any partition of this one.
+    pub(crate) fn insert(&mut self, instance: InstanceId, board: &mut Board) {
+        board.instances.remove(&instance);
+        self.0.entry(instance).or_insert(None);
+    }
+
+    /// Takes the dead from a board that was read just now. One that has spoken since does live.
+    pub(crate) fn strike(&mut self, board: &mut Board) {
+        self.0.retain(|instance, last| {
+            let said_at = board.said_at.get(instance).copied();
+            let last = *last.get_or_insert(said_at.unwrap_or_default());
+            said_at == Some(last)
+        });
+        for instance in self.0.keys() {
+            board.instances.remove(instance);
+        }
+    }
 }
 
 /// What an instance should do about one partition.
@@ -87,7 +116,7 @@ mod tests {
     fn two_plans_never_want_the_same_partition() {
         let board = Board {
             instances: instances(&["a", "b", "c"]),
-            leases: BTreeMap::new(),
+            ..Board::default()
         };
         let all: Vec<Move> = board
             .instances
@@ -103,6 +132,7 @@ mod tests {
         let mut board = Board {
             instances: instances(&["a", "b"]),
             leases: Partition::all().map(|p| (p, a.clone())).collect(),
+            ..Board::default()
         };
         let handed = plan(&board, &a, &BTreeSet::new());
         assert!(!handed.is_empty() && handed.iter().all(|m| matches!(m, Move::HandOver(_))));
@@ -116,5 +146,42 @@ mod tests {
             plan(&board, &stranger, &long),
             [Move::Take(Partition::new(5).unwrap())]
         );
+    }
+
+    #[test]
+    fn nothing_is_handed_over_to_the_dead_until_they_speak_again() {
+        let (a, b) = (
+            InstanceId::parse("a").unwrap(),
+            InstanceId::parse("b").unwrap(),
+        );
+        let bucket = |b_said_at: u64| Board {
+            instances: instances(&["a", "b"]),
+            said_at: BTreeMap::from([(a.clone(), 10), (b.clone(), b_said_at)]),
+            leases: Partition::all().map(|p| (p, a.clone())).collect(),
+        };
+        let moves = |board: &Board| plan(board, &a, &BTreeSet::new()).len();
+        let (mut dead, mut board) = (Dead::default(), bucket(11));
+        assert_ne!(moves(&board), 0);
+        dead.insert(b.clone(), &mut board);
+        assert_eq!(moves(&board), 0);
+        // It had spoken once more between the look before and its end; from then on it says nothing.
+        for _ in 0..3 {
+            let mut board = bucket(12);
+            dead.strike(&mut board);
+            assert_eq!(moves(&board), 0);
+        }
+        // It lives after all.
+        let mut board = bucket(13);
+        dead.strike(&mut board);
+        assert_eq!((board, &dead), (bucket(13), &Dead::default()));
+        // A name that ends is forgotten.
+        dead.insert(b.clone(), &mut bucket(13));
+        let mut board = Board {
+            instances: instances(&["a"]),
+            said_at: BTreeMap::from([(a.clone(), 14)]),
+            leases: BTreeMap::new(),
+        };
+        dead.strike(&mut board);
+        assert_eq!(dead, Dead::default());
     }
 }

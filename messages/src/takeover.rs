@@ -17,6 +17,7 @@ use protocol::{Partition, StreamSeq, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 /// How long one record may take to arrive.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,6 +58,7 @@ pub(crate) async fn take_over(
     shared: &Shared,
     partitions: &[Partition],
 ) -> Result<BTreeMap<Partition, Sequencer>, TakeoverError> {
+    let since = Instant::now();
     let view = *shared.view.borrow();
     let Some(log) = view.log else {
         return Err(TakeoverError::NoLog);
@@ -67,6 +69,7 @@ pub(crate) async fn take_over(
     )
     .await?;
     let origin = origin(shared, &stream, partitions, (view, log)).await?;
+    let found_ms = since.elapsed().as_millis();
     let mut sequencers: BTreeMap<Partition, Sequencer> = partitions
         .iter()
         .map(|partition| {
@@ -89,7 +92,21 @@ pub(crate) async fn take_over(
     if log.last > origin.above {
         replay(&consumer(&stream, partitions, from).await?, &mut sequencers).await?;
     }
+    let read_ms = since.elapsed().as_millis();
     finish(shared, &mut sequencers, view).await?;
+    tracing::debug!(
+        partitions = partitions.len(),
+        above = origin.above.0,
+        events = sequencers
+            .values()
+            .map(|s| s.load().pieces())
+            .sum::<usize>(),
+        found_ms,
+        read_ms,
+        duration_ms = since.elapsed().as_millis(),
+        "the tails of {} partitions are read",
+        partitions.len()
+    );
     Ok(sequencers)
 }
 

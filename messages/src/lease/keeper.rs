@@ -3,9 +3,9 @@
 //! One task; everything that takes long runs beside it and reports back.
 
 use super::launch::run_takeover;
-use super::probe::probed;
+use super::probe::{orphans, probed};
 use super::slot::{self, Claim};
-use super::{Board, Move, home, plan};
+use super::{Board, Dead, Move, home, plan};
 use crate::shared::Shared;
 use crate::writer::{Ended, Orders};
 use async_nats::{HeaderMap, Subscriber};
@@ -37,7 +37,13 @@ const HANDED_OVER_PAUSE: Duration = Duration::from_secs(3);
 pub(super) enum Heard {
     Opened(Partition, Instant),
     Ended(Partition, Ended),
-    Orphan(Partition),
+    /// Nobody listens; whether this process is the first in line for it.
+    Silent(Partition, bool),
+    /// Those of `asked` that have no owner any more.
+    Orphans {
+        asked: Vec<Partition>,
+        orphans: Vec<Partition>,
+    },
     Probed(Partition),
     Got(Partition, u64),
 }
@@ -72,7 +78,10 @@ pub(crate) struct Keeper {
     /// Handed over, and left to whom it belongs to until that has taken it, or for a while.
     left_until: BTreeMap<Partition, Instant>,
     probing: BTreeSet<Partition>,
+    /// Those that are looked at together with others of their holder.
+    suspected: BTreeSet<Partition>,
     board: Board,
+    dead: Dead,
     first_look: bool,
     connected: bool,
     sender: mpsc::Sender<Heard>,
@@ -92,7 +101,9 @@ impl Keeper {
             not_before: BTreeMap::new(),
             left_until: BTreeMap::new(),
             probing: BTreeSet::new(),
+            suspected: BTreeSet::new(),
             board: Board::default(),
+            dead: Dead::default(),
             first_look: true,
             connected: false,
             sender,
@@ -150,12 +161,34 @@ impl Keeper {
                     self.start(vec![(partition, revision)]);
                 }
             }
-            Heard::Orphan(partition) => {
+            Heard::Silent(partition, first_in_line) => {
                 self.probing.remove(&partition);
-                if !self.held.contains_key(&partition) {
-                    self.take(vec![partition], true).await;
-                }
+                self.probe_all(partition, first_in_line);
             }
+            Heard::Orphans { asked, orphans } => {
+                self.suspected.retain(|it| !asked.contains(it));
+                self.bury(&asked, &orphans);
+                let free = orphans.into_iter().filter(|it| !self.held.contains_key(it));
+                self.take(free.collect(), true).await;
+            }
+        }
+    }
+
+    /// Notes who is dead: who was asked for several partitions, or for its only one, and has left all.
+    fn bury(&mut self, asked: &[Partition], orphans: &[Partition]) {
+        let holder = asked.first().and_then(|it| self.board.leases.get(it));
+        let Some(holder) = holder
+            .filter(|holder| **holder != self.shared.instance)
+            .cloned()
+        else {
+            return;
+        };
+        let others = self.board.leases.iter().filter(|(it, who)| {
+            **who == holder && !asked.contains(it) && !self.held.contains_key(it)
+        });
+        if asked.len() == orphans.len() && (asked.len() > 1 || others.count() == 0) {
+            tracing::info!(instance = %holder, "{holder} is dead");
+            self.dead.insert(holder, &mut self.board);
         }
     }
 
@@ -239,7 +272,10 @@ impl Keeper {
             }
         }
         match slot::board(nats).await {
-            Some(board) => self.board = board,
+            Some(board) => {
+                self.board = board;
+                self.dead.strike(&mut self.board);
+            }
             None => connected = false,
         }
         self.connected = connected;
@@ -339,19 +375,54 @@ impl Keeper {
     /// Looks whether a partition can be taken, beside the keeper.
     fn probe(&mut self, partition: Partition) {
         let unfit = self.shared.view.borrow().is_unfit();
-        let busy = self.is_early(partition) || unfit || self.held.contains_key(&partition);
+        let busy = self.is_early(partition)
+            || unfit
+            || self.held.contains_key(&partition)
+            || self.suspected.contains(&partition);
         if busy || !self.probing.insert(partition) {
             return;
         }
+        let first_in_line = self.is_first_in_line(partition);
+        let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
+        self.shared.tasks.spawn("probe", async move {
+            let heard = probed(&shared, partition, first_in_line).await;
+            tell(&sender, heard).await;
+        });
+    }
+
+    /// Whether this process is the one to take a partition if its holder is dead.
+    fn is_first_in_line(&self, partition: Partition) -> bool {
         let mut others = self.board.instances.clone();
         if let Some(holder) = self.board.leases.get(&partition) {
             others.remove(holder);
         }
         others.insert(self.shared.instance.clone());
-        let first_in_line = home(partition, &others) == Some(&self.shared.instance);
+        home(partition, &others) == Some(&self.shared.instance)
+    }
+
+    /// Looks once more at a partition for which nobody listens, and at the others of its holder that
+    /// this process would have to take.
+    fn probe_all(&mut self, partition: Partition, first_in_line: bool) {
+        let busy = |it: &Partition| {
+            self.suspected.contains(it) || self.held.contains_key(it) || self.is_early(*it)
+        };
+        if busy(&partition) {
+            return;
+        }
+        let holder = self.board.leases.get(&partition);
+        let others = self.board.leases.iter().filter(|(it, who)| {
+            first_in_line
+                && Some(*who) == holder
+                && **it != partition
+                && !busy(it)
+                && self.is_first_in_line(**it)
+        });
+        let mut partitions = vec![partition];
+        partitions.extend(others.map(|(it, _)| *it));
+        self.suspected.extend(&partitions);
         let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
         self.shared.tasks.spawn("probe", async move {
-            let heard = probed(&shared, partition, first_in_line).await;
+            let heard = orphans(&shared, partitions, first_in_line).await;
             tell(&sender, heard).await;
         });
     }

@@ -129,6 +129,7 @@ pub(super) async fn board(nats: &Nats) -> Option<Board> {
             continue;
         };
         if key.starts_with("i.") {
+            board.said_at.insert(holder.clone(), message.seq);
             board.instances.insert(holder);
         } else if let Some(partition) = Partition::all().find(|p| p.lease_key() == key) {
             board.leases.insert(partition, holder);
