@@ -2,6 +2,8 @@
 //!
 //! Nobody on the subject means that the partition has no owner just now: the standbys get a hint and
 //! the batch is sent again, within its deadline. That is safe, because nobody received it.
+//! An owner that takes long may be dead: the standbys get a hint too, and when another has taken its
+//! place the batch is sent again, as a client would: whoever has stored it answers the same.
 //! Everything else that goes wrong leaves the outcome unknown, and the client sends the same cids again.
 
 use crate::metrics::CommandOutcome;
@@ -14,19 +16,25 @@ use chassis::telemetry::{TraceId, with_trace};
 use futures_util::future::join_all;
 use protocol::command::{Create, Write, WriteCommand};
 use protocol::event::RoomKind;
+use protocol::limits::REQUEST_WITHIN_MS;
 use protocol::query::{Query, ReadCounts, Viewer};
 use protocol::request::{CommandReply, CommandRequest, CommandResult};
 use protocol::subject::Door;
 use protocol::{Cid, ErrorCode, Refusal, RoomId, StreamSeq, Subject};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How long a batch may take.
-const BATCH_WITHIN: Duration = Duration::from_millis(2_800);
+const BATCH_WITHIN: Duration = Duration::from_millis(REQUEST_WITHIN_MS.unsigned_abs());
 /// How long the counts for a read mark may take.
 const COUNTS_WITHIN: Duration = Duration::from_secs(2);
 /// Between two attempts while a partition has no owner.
 const NO_OWNER_WAIT: Duration = Duration::from_millis(60);
+/// An owner that says nothing for this long may be dead, and after as long again.
+const SILENCE: Duration = Duration::from_millis(250);
+/// How long a batch of before a takeover may still be answered: one that was handed over will be.
+const HANDED_OVER_WITHIN: Duration = Duration::from_millis(100);
 
 impl Shared {
     /// Sends a batch for one room; one result per command, in order.
@@ -126,10 +134,9 @@ impl Shared {
             trace.id = %trace, room.id = %room, user.id = %viewer.user, commands = commands.len(),
             "a batch goes to its owner"
         );
-        let millis = i64::try_from(BATCH_WITHIN.as_millis()).unwrap_or(i64::MAX);
         let count = commands.len();
         let request = CommandRequest {
-            deadline: self.now().wall.plus_ms(millis),
+            deadline: self.now().wall.plus_ms(REQUEST_WITHIN_MS),
             guest: viewer.guest,
             commands,
         };
@@ -173,32 +180,69 @@ impl Shared {
                 "the broker is not reachable",
             ));
         }
+        let mut takeovers = self.takeovers.subscribe(room.partition());
+        let mut received = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let headers = with_trace(HeaderMap::new(), trace);
-            let sent = self
+            let request = self
                 .ctx
                 .nats
-                .request(subject.to_owned(), headers, payload.clone(), left)
-                .await;
+                .request(subject.to_owned(), headers, payload.clone(), left);
+            let Some(sent) = self.answered(room, request, &mut takeovers).await else {
+                tracing::debug!(trace.id = %trace, "a batch goes to a new owner again");
+                received = true;
+                continue;
+            };
             match sent {
                 Ok(reply) => return Ok(reply),
                 Err(RequestError::NoResponders) if left > NO_OWNER_WAIT => {
                     self.hint(room).await;
                     tokio::time::sleep(NO_OWNER_WAIT).await;
                 }
-                Err(RequestError::NoResponders) => {
+                Err(RequestError::NoResponders) if !received => {
                     return Err(Refusal::new(
                         ErrorCode::Unavailable,
                         "nobody owns the room now",
                     ));
                 }
-                Err(RequestError::Timeout | RequestError::Disconnected) => {
+                Err(
+                    RequestError::NoResponders | RequestError::Timeout | RequestError::Disconnected,
+                ) => {
                     return Err(Refusal::plain(ErrorCode::Timeout));
                 }
                 Err(error @ (RequestError::Invalid(_) | RequestError::Failed(_))) => {
                     tracing::error!(trace.id = %trace, %error, "a batch could not be sent");
                     return Err(Refusal::plain(ErrorCode::Timeout));
+                }
+            }
+        }
+    }
+
+    /// Waits for the answer; none if the partition has another owner meanwhile.
+    async fn answered<T>(
+        &self,
+        room: &RoomId,
+        request: impl Future<Output = T>,
+        takeovers: &mut watch::Receiver<Option<Instant>>,
+    ) -> Option<T> {
+        tokio::pin!(request);
+        // A new owner listens a moment later than the log tells of it: until then only one that stands
+        // still may have got the batch.
+        let last = *takeovers.borrow_and_update();
+        let was_early = last.is_some_and(|last| last.elapsed() < SILENCE);
+        let mut hint_at = Instant::now() + SILENCE;
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut request => return Some(sent),
+                Ok(()) = takeovers.changed() => {
+                    return tokio::time::timeout(HANDED_OVER_WITHIN, request).await.ok();
+                }
+                () = tokio::time::sleep_until(hint_at), if was_early => return None,
+                () = tokio::time::sleep_until(hint_at) => {
+                    self.hint(room).await;
+                    hint_at += SILENCE;
                 }
             }
         }

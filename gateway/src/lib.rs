@@ -5,7 +5,7 @@
 //! | [`session`] | the protocol of one socket, pure |
 //! | [`transport`], [`socket`], [`hub`] | the seam, the WebSocket behind it, and what a worker delivers to whom |
 //! | [`upstream`], [`ring`], [`views`] | the live feed in order, the recent past, who was where |
-//! | [`questions`], [`batches`] | asking history, sending commands to owners |
+//! | [`questions`], [`batches`], [`takeovers`] | asking history, sending commands to owners, when these change |
 //! | [`http`] | the HTTP reads, the message POST, the upgrade |
 //! | [`auth`], [`connections`], [`rate`], [`writes`] | tokens, caps, rates, whether writes get through |
 //! | [`config`], [`metrics`], [`moment`], [`shared`] | settings, measurements, time, what all share |
@@ -26,6 +26,7 @@ pub mod run;
 pub mod session;
 pub mod shared;
 pub mod socket;
+pub mod takeovers;
 pub mod transport;
 pub mod upstream;
 pub mod views;

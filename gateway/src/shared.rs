@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::rate::Rates;
 use crate::ring::{Bounds, Ring};
+use crate::takeovers::Takeovers;
 use crate::views::Views;
 use crate::writes::Writes;
 use chassis::Context;
@@ -34,6 +35,8 @@ pub struct Shared {
     pub rates: Rates,
     /// Whether writes get through.
     pub writes: Writes,
+    /// When partitions change their owners.
+    pub takeovers: Takeovers,
     /// Metrics.
     pub metrics: Metrics,
     /// Cancelled when clients are asked to move.
@@ -59,6 +62,7 @@ impl Shared {
             connections: Connections::default(),
             rates: Rates::new(&config),
             writes: Writes::default(),
+            takeovers: Takeovers::default(),
             metrics,
             goaway: CancellationToken::new(),
             closing: CancellationToken::new(),

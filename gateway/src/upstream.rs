@@ -157,6 +157,10 @@ impl Upstream {
         {
             tracing::debug!(trace.id = %trace, position, "a record is fanned out");
         }
+        if let Ok(Subject::Live(partition)) = Subject::parse(&message.subject) {
+            let takeovers = &self.shared.takeovers;
+            takeovers.handle_record(partition, &message.payload);
+        }
         self.feed
             .handle_live(decode(StreamSeq(position), &message.payload));
     }
