@@ -17,6 +17,7 @@ pub(crate) use self::unread::Counted;
 pub(crate) use self::verdict::{Fault, Verdict};
 
 use self::archive::Book;
+use protocol::chain::Hash;
 use protocol::event::HistoryScope;
 use protocol::{Cid, Seq, UserId};
 use serde::Serialize;
@@ -96,6 +97,8 @@ pub(crate) struct Evidence {
     pub(crate) counted: Vec<Counted>,
     /// The log's events, if it was read.
     pub(crate) log: Option<Vec<Seen>>,
+    /// The chain's head as several readers were told it, and as the log has it.
+    pub(crate) heads: Vec<(Seq, Hash)>,
 }
 
 /// Judges one room.

@@ -12,6 +12,7 @@ mod place;
 mod prints;
 mod progress;
 mod relay;
+mod repeater;
 mod report;
 mod sender;
 mod stage;
@@ -134,6 +135,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     load.seconds = args.seconds.or(args.messages.is_none().then_some(10));
     let done = crowd.perform(&stage, Arc::new(load)).await;
     let seconds = progress.last_ack().saturating_duration_since(start);
+    progress.take_heart();
     let evidence = archive::gather(&stage, &crowd, &done).await?;
     let slow = crowd.slow.iter().map(|slow| slow.known()).collect();
     let report = Report::new(&evidence, &done, &stage, slow, seconds.as_secs_f64());

@@ -136,19 +136,27 @@ fn say(line: &str) {
     drop(writeln!(std::io::stdout(), "{line}"));
 }
 
-/// Every event of the room that the log still holds, once their chain is proven.
+/// A seq, and the hash that the chain has there.
+pub(crate) type Head = (Seq, Hash);
+
+/// Every event of the room that the log still holds, and their head, once their chain is proven.
 ///
 /// # Errors
 /// The broker does not answer, or the chain is broken.
-pub(crate) async fn log_of(nats: &Nats, room: &RoomId) -> anyhow::Result<Vec<Event>> {
+pub(crate) async fn log_of(
+    nats: &Nats,
+    room: &RoomId,
+) -> anyhow::Result<(Vec<Event>, Option<Head>)> {
     let lines = read_log(nats, room).await?;
-    if let Err(fault) = check_log(&lines) {
-        anyhow::bail!("the log is broken at {}: {}", fault.seq, fault.what);
-    }
+    let held = match check_log(&lines) {
+        Ok(held) => held,
+        Err(fault) => anyhow::bail!("the log is broken at {}: {}", fault.seq, fault.what),
+    };
     let events = lines.iter().map(|line| LogEvent::parse(&line.line));
-    Ok(events
+    let events = events
         .map(|parsed| parsed.map(|logged| logged.event))
-        .collect::<Result<_, _>>()?)
+        .collect::<Result<_, _>>()?;
+    Ok((events, held.map(|held| held.head)))
 }
 
 /// Every line of the room in the archive.

@@ -173,6 +173,25 @@ pub(super) fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     }
     judge_commands_once(evidence, verdict);
     judge_log(evidence, verdict);
+    judge_heads(evidence, verdict);
+}
+
+/// All who know the chain's head know the same one, and it is that of the last event.
+fn judge_heads(evidence: &Evidence, verdict: &mut Verdict) {
+    let last = evidence.archive.last().map_or(Seq(0), |event| event.seq);
+    let Some(first) = evidence.heads.first() else {
+        return;
+    };
+    for head in &evidence.heads {
+        if head != first || head.0 != last {
+            verdict.complain(Fault::ArchiveDiffers, || {
+                format!(
+                    "the chain's head is {}:{} for one and {}:{} for another, the last event {last}",
+                    first.0, first.1, head.0, head.1
+                )
+            });
+        }
+    }
 }
 
 fn judge_commands_once(evidence: &Evidence, verdict: &mut Verdict) {

@@ -151,6 +151,7 @@ fn clean() -> Evidence {
             },
         ],
         log: Some(log.iter().map(Seen::of).collect()),
+        heads: vec![(Seq(13), Hash([1; 32])), (Seq(13), Hash([1; 32]))],
     }
 }
 
@@ -174,6 +175,7 @@ fn check(tamper: impl FnOnce(&mut Evidence), expected: &[(Fault, u64)]) {
 fn forget(evidence: &mut Evidence, seq: u64) {
     evidence.archive.retain(|event| event.seq != Seq(seq));
     evidence.log = None;
+    evidence.heads.clear();
 }
 
 /// The place of the event at this seq among the steps of a watch.
@@ -251,6 +253,7 @@ fn what_is_stored_twice_is_duplicated() {
         let again = said(14, "ann", 6, "again");
         evidence.archive.push(Archived::of(&again));
         evidence.log = None;
+        evidence.heads.clear();
         for watch in &mut evidence.watches[..2] {
             watch.steps.push(Step::Event(Seen::of(&again)));
         }
@@ -261,6 +264,7 @@ fn what_is_stored_twice_is_duplicated() {
         let row = evidence.archive[12].clone();
         evidence.archive.push(row);
         evidence.log = None;
+        evidence.heads.clear();
     };
     // The same row is the same command too.
     check(row, &[(Fault::Duplicated, 2)]);
@@ -366,6 +370,7 @@ fn nothing_is_written_outside_of_a_membership() {
         let late = said(14, "eve", 7, "late");
         evidence.archive.push(Archived::of(&late));
         evidence.log = None;
+        evidence.heads.clear();
         evidence.commands[6].answer = Answer::Stored(Seq(14));
         for watch in &mut evidence.watches[..2] {
             watch.steps.push(Step::Event(Seen::of(&late)));
@@ -450,7 +455,7 @@ fn the_archive_must_be_what_was_sent_and_what_the_log_has() {
             .log
             .as_mut()
             .unwrap()
-            .retain(|s| s.seq() != Seq(10))
+            .retain(|s| s.seq() != Seq(10));
     };
     check(hole, &[(Fault::ArchiveDiffers, 1)]);
     let nobody = |evidence: &mut Evidence| {
@@ -460,6 +465,20 @@ fn the_archive_must_be_what_was_sent_and_what_the_log_has() {
     check(nobody, &[(Fault::ArchiveDiffers, 1)]);
     let noop = |evidence: &mut Evidence| evidence.commands[7].answer = Answer::Noop;
     check(noop, &[(Fault::ArchiveDiffers, 1)]);
+}
+
+#[test]
+fn all_who_know_the_chains_head_know_the_same() {
+    let hash = |evidence: &mut Evidence| evidence.heads[1].1 = Hash([2; 32]);
+    check(hash, &[(Fault::ArchiveDiffers, 1)]);
+    let behind = |evidence: &mut Evidence| evidence.heads[1].0 = Seq(12);
+    check(behind, &[(Fault::ArchiveDiffers, 1)]);
+    let all = |evidence: &mut Evidence| {
+        for head in &mut evidence.heads {
+            head.0 = Seq(14);
+        }
+    };
+    check(all, &[(Fault::ArchiveDiffers, 2)]);
 }
 
 #[test]
@@ -538,6 +557,7 @@ fn one_who_comes_and_goes_within_an_absence_is_owed_both_stays_and_not_what_lies
                 }
             }
             evidence.log = None;
+            evidence.heads.clear();
             evidence.counted.clear();
             let content = Content::said("welcome", None);
             evidence

@@ -6,14 +6,17 @@ use chassis::config::NatsArgs;
 use client::{Client, ClientError};
 use futures_util::future::join_all;
 use protocol::event::{HistoryScope, RoomKind};
-use protocol::frame::listing::UnreadList;
+use protocol::frame::listing::{RoomList, UnreadList};
 use protocol::query::ReadCommand;
 use protocol::{RoomId, Seq};
+use serde::de::DeserializeOwned;
 
 use super::crowd::{Crowd, Done, Room};
+use super::repeater::Repeat;
+use super::sender::Sender;
 use super::stage::{LOOK_INTERVAL, Stage};
 use crate::audit::{Answer, Archived, Command, Counted, Evidence, Seen};
-use crate::verify::log_of;
+use crate::verify::{Head, log_of};
 
 /// Reads everything once more, and puts it beside what was sent and seen.
 ///
@@ -37,20 +40,23 @@ pub(crate) async fn gather(
     let logs = read_logs(stage, crowd).await?;
     let mut all = Vec::new();
     let rooms = crowd.rooms.iter().zip(commands).zip(archives).zip(logs);
-    for (((room, commands), archive), log) in rooms {
+    for (((room, commands), archive), (log, log_head)) in rooms {
         let head = archive.last().map_or(Seq(0), |event| event.seq);
         wait_for_watchers(stage, crowd, room, head).await;
+        let told = told_heads(stage, done, room).await;
+        let repeats = repeats_of(&commands, done);
         all.push(Evidence {
             room: room.id.to_string(),
             private: room.kind != RoomKind::Public,
             history: room.history,
             commands,
-            repeats: Vec::new(),
+            repeats,
             base: base(room),
             archive,
             watches: crowd.watches(room),
             counted: counted.remove(&room.id).unwrap_or_default(),
             log,
+            heads: told.into_iter().chain(log_head).collect(),
         });
     }
     Ok(all)
@@ -108,11 +114,14 @@ async fn read_archive(stage: &Stage, room: &Room, acked: Seq) -> Vec<Archived> {
     archive
 }
 
+/// What the log holds of a room, and its head; nothing if it was not read.
+type Log = (Option<Vec<Seen>>, Option<Head>);
+
 /// The log of each room, if the broker was named.
-async fn read_logs(stage: &Stage, crowd: &Crowd) -> anyhow::Result<Vec<Option<Vec<Seen>>>> {
+async fn read_logs(stage: &Stage, crowd: &Crowd) -> anyhow::Result<Vec<Log>> {
     let args = &stage.args;
     let Some(url) = &args.nats_url else {
-        return Ok(vec![None; crowd.rooms.len()]);
+        return Ok(vec![(None, None); crowd.rooms.len()]);
     };
     let nats = NatsArgs {
         nats_user: args.nats_user.clone(),
@@ -122,9 +131,9 @@ async fn read_logs(stage: &Stage, crowd: &Crowd) -> anyhow::Result<Vec<Option<Ve
     let nats = crate::servers::connect(&nats, "natter-bench").await?;
     let mut logs = Vec::new();
     for room in &crowd.rooms {
-        let events = log_of(&nats, &room.id).await?;
+        let (events, head) = log_of(&nats, &room.id).await?;
         stage.progress.moved();
-        logs.push(Some(events.iter().map(Seen::of).collect()));
+        logs.push((Some(events.iter().map(Seen::of).collect()), head));
     }
     Ok(logs)
 }
@@ -142,7 +151,7 @@ async fn count_unread(stage: &Stage, crowd: &Crowd, done: &Done) -> BTreeMap<Roo
     let asking = senders
         .chain(keepers)
         .map(async |(room, client, user, marked)| {
-            let list = unread(stage, client).await?;
+            let list: UnreadList = ask(stage, client, || ReadCommand::Unread {}).await?;
             let row = list.rooms.into_iter().find(|row| row.room == *room);
             // A room that is not listed counts as if nothing in it were read or unread.
             let (read, unread) = row.map_or((Seq(0), 0), |row| (row.read, row.unread));
@@ -161,16 +170,55 @@ async fn count_unread(stage: &Stage, crowd: &Crowd, done: &Done) -> BTreeMap<Roo
     by_room
 }
 
-async fn unread(stage: &Stage, client: &Client) -> Option<UnreadList> {
+/// Asks a client's server until there is an answer.
+async fn ask<T: DeserializeOwned>(
+    stage: &Stage,
+    client: &Client,
+    read: impl Fn() -> ReadCommand,
+) -> Option<T> {
     while !stage.progress.is_over() {
-        match client.ask(ReadCommand::Unread {}).await {
-            Ok(answer) => return serde_json::from_value(answer).ok(),
+        match client.ask(read()).await {
+            Ok(answer) => {
+                stage.progress.moved();
+                return serde_json::from_value(answer).ok();
+            }
             Err(ClientError::Refused(refusal)) if refusal.temp => {}
             Err(_) => return None,
         }
         stage.progress.pause(LOOK_INTERVAL).await;
     }
     None
+}
+
+/// The chain's head of a room, as its owner and one who writes in it are told.
+async fn told_heads(stage: &Stage, done: &Done, room: &Room) -> Vec<Head> {
+    let writes = |user: &&Sender| room.id == *user.room_id();
+    let sender = done
+        .senders
+        .iter()
+        .find(writes)
+        .map(|sender| &sender.client);
+    let mut heads = Vec::new();
+    for client in std::iter::once(&room.keeper).chain(sender) {
+        let read = || ReadCommand::Rooms {
+            cursor: None,
+            limit: None,
+        };
+        let list: Option<RoomList> = ask(stage, client, read).await;
+        let rooms = list.into_iter().flat_map(|list| list.rooms);
+        let row = rooms.into_iter().find(|row| row.room == room.id);
+        heads.extend(row.map(|row| (row.head, row.head_hash)));
+    }
+    heads
+}
+
+/// The answers to copies, by the place of the command.
+fn repeats_of(commands: &[Command], done: &Done) -> Vec<(usize, Answer)> {
+    let place = |repeat: &Repeat| {
+        let is_it = |command: &Command| command.cid == repeat.cid && command.by == repeat.by;
+        Some((commands.iter().position(is_it)?, repeat.answer))
+    };
+    done.repeats.iter().filter_map(place).collect()
 }
 
 async fn wait_for_watchers(stage: &Stage, crowd: &Crowd, room: &Room, head: Seq) {

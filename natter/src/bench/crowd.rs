@@ -13,10 +13,12 @@ use protocol::{RoomId, UserId};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::churn::{self, Churned};
 use super::progress::Progress;
+use super::repeater::{self, COPIES_MAX, Copy, Repeat};
 use super::sender::{Load, Sender};
 use super::stage::{LOOK_INTERVAL, Stage};
 use super::viewer::{Listener, Viewer};
@@ -61,6 +63,7 @@ pub(crate) struct Crowd {
 pub(crate) struct Done {
     pub(crate) senders: Vec<Sender>,
     pub(crate) churned: Vec<Churned>,
+    pub(crate) repeats: Vec<Repeat>,
     pub(crate) resumes: u64,
     /// What went wrong with those who drive, in words.
     pub(crate) notes: Vec<String>,
@@ -194,6 +197,7 @@ impl Crowd {
         }
         let mut rng = StdRng::seed_from_u64(stage.seed);
         let mut tasks = Vec::new();
+        let mut repeating = Vec::new();
         for (number, (client, user)) in self.senders.iter().enumerate() {
             let room = number / stage.args.members;
             let sender = Sender::new(
@@ -203,6 +207,13 @@ impl Crowd {
                 (Arc::clone(&load), Arc::clone(&stage.progress)),
                 rng.random(),
             );
+            let sender = if number % stage.args.members == 0 {
+                let (copies, copied) = mpsc::channel(COPIES_MAX);
+                repeating.push(self.repeat(stage, number, copied));
+                sender.repeats(copies)
+            } else {
+                sender
+            };
             tasks.push(tokio::spawn(sender.run()));
         }
         let ended = tokio_util::sync::CancellationToken::new();
@@ -213,8 +224,12 @@ impl Crowd {
         };
         let seed = rng.random();
         let churning = churn::run(stage, &self.rooms, &self.churners, (&ended, seed));
-        let (senders, churned, resumes) =
-            tokio::join!(writing, churning, self.cut_now_and_then(stage, &ended));
+        let (senders, churned, repeats, resumes) = tokio::join!(
+            writing,
+            churning,
+            join_all(repeating),
+            self.cut_now_and_then(stage, &ended)
+        );
         for slow in &self.slow {
             slow.hurries(true);
         }
@@ -230,9 +245,26 @@ impl Crowd {
         Done {
             senders,
             churned,
+            repeats: repeats.into_iter().flatten().collect(),
             resumes,
             notes,
         }
+    }
+
+    /// The first who writes in a room has a second device, which sends some of it once more.
+    async fn repeat(
+        &self,
+        stage: &Stage,
+        number: usize,
+        copies: mpsc::Receiver<Copy>,
+    ) -> Vec<Repeat> {
+        let name = stage.name("sender", number);
+        let place = stage.place(&name, "repeater", number);
+        let shared = (Arc::clone(&stage.prints), Arc::clone(&stage.progress));
+        let witness = Arc::new(Witness::start(&name, place, Manner::Slow, shared));
+        let room = self.rooms[number / stage.args.members].id.clone();
+        let user = self.senders[number].1.clone();
+        repeater::run(witness, (user, room), copies, Arc::clone(&stage.progress)).await
     }
 
     /// Loses sockets without a word.

@@ -2,13 +2,12 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// Between two lines of progress.
 const SHOW_INTERVAL: Duration = Duration::from_millis(250);
@@ -37,7 +36,9 @@ pub(crate) struct Progress {
     moved_ms: AtomicU64,
     /// Ms after the start of the last acknowledgement.
     acked_ms: AtomicU64,
-    over: CancellationToken,
+    /// Whether patience has run out.
+    over: watch::Sender<bool>,
+    gave_up: AtomicBool,
 }
 
 impl Progress {
@@ -54,7 +55,8 @@ impl Progress {
             reconnects: AtomicU64::new(0),
             moved_ms: AtomicU64::new(0),
             acked_ms: AtomicU64::new(0),
-            over: CancellationToken::new(),
+            over: watch::Sender::new(false),
+            gave_up: AtomicBool::new(false),
         });
         drop(tokio::spawn(watch(Arc::clone(&progress))));
         progress
@@ -85,8 +87,10 @@ impl Progress {
     }
 
     pub(crate) fn delivered(&self, events: u64) {
-        self.delivered.fetch_add(events, Ordering::Relaxed);
-        self.moved();
+        if events > 0 {
+            self.delivered.fetch_add(events, Ordering::Relaxed);
+            self.moved();
+        }
     }
 
     pub(crate) fn lost_connection(&self) {
@@ -117,20 +121,32 @@ impl Progress {
 
     /// Whether patience has run out.
     pub(crate) fn is_over(&self) -> bool {
-        self.over.is_cancelled()
+        *self.over.borrow()
     }
 
     /// Completes when patience has run out.
     pub(crate) async fn over(&self) {
-        self.over.cancelled().await;
+        let over = self.over.subscribe().wait_for(|over| *over).await.is_ok();
+        debug_assert!(over, "the sender lives in this very struct");
+    }
+
+    /// Whether patience has run out at any time.
+    pub(crate) fn gave_up(&self) -> bool {
+        self.gave_up.load(Ordering::Relaxed)
+    }
+
+    /// The next part of a run has a patience of its own: what is there is still to be judged.
+    pub(crate) fn take_heart(&self) {
+        self.moved();
+        self.over.send_replace(false);
     }
 
     /// Waits for `future` while there is patience.
     pub(crate) async fn or_over<T>(&self, future: impl Future<Output = T>) -> anyhow::Result<T> {
-        self.over
-            .run_until_cancelled(future)
-            .await
-            .context("nothing has moved for too long")
+        tokio::select! {
+            value = future => Ok(value),
+            () = self.over() => anyhow::bail!("nothing has moved for too long"),
+        }
     }
 
     /// Looks at `state` until it holds or patience has run out.
@@ -143,7 +159,7 @@ impl Progress {
     /// Waits between two looks.
     pub(crate) async fn pause(&self, interval: Duration) {
         tokio::select! {
-            () = self.over.cancelled() => {}
+            () = self.over() => {}
             () = tokio::time::sleep(interval) => {}
         }
     }
@@ -181,7 +197,7 @@ async fn watch(progress: Arc<Progress>) {
     let is_terminal = std::io::stderr().is_terminal();
     let every = if progress.json || is_terminal { 1 } else { 20 };
     let mut ticks = 0_u64;
-    while !progress.over.is_cancelled() {
+    loop {
         tokio::time::sleep(SHOW_INTERVAL).await;
         ticks += 1;
         if ticks.is_multiple_of(every) {
@@ -189,7 +205,8 @@ async fn watch(progress: Arc<Progress>) {
         }
         let moved = Duration::from_millis(progress.moved_ms.load(Ordering::Relaxed));
         if progress.started.elapsed().saturating_sub(moved) > progress.patience {
-            progress.over.cancel();
+            progress.gave_up.store(true, Ordering::Relaxed);
+            progress.over.send_replace(true);
         }
     }
 }

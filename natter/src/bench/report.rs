@@ -25,6 +25,7 @@ pub(crate) struct Report {
     resumes: u64,
     reconnects: u64,
     churned: usize,
+    repeated: usize,
     gave_up: bool,
     rooms: Vec<(String, usize)>,
     seed: u64,
@@ -64,7 +65,8 @@ impl Report {
             resumes: done.resumes,
             reconnects: stage.progress.reconnects(),
             churned: done.churned.len(),
-            gave_up: stage.progress.is_over(),
+            repeated: done.repeats.len(),
+            gave_up: stage.progress.gave_up(),
             rooms: evidence
                 .iter()
                 .map(|room| (room.room.clone(), room.archive.len()))
@@ -125,6 +127,7 @@ impl Report {
             "resumes": self.resumes,
             "reconnects": self.reconnects,
             "churned": self.churned,
+            "repeated": self.repeated,
             "stored": self.verdict.stored,
             "events": self.verdict.events,
             "received": self.verdict.received,
@@ -139,7 +142,7 @@ impl Report {
             "acked     {} of {} in {:.1} s: {:.0} per second\n\
              latency   p50 {} ms, p99 {} ms, p99.9 {} ms, max {} ms\n\
              archived  {} events in {} rooms; {} were given to those who watch\n\
-             churn     {} commands; {} sockets cut, {} reconnects in all\n",
+             churn     {} commands; {} sent twice; {} sockets cut, {} reconnects in all\n",
             self.acked,
             self.sent,
             self.seconds,
@@ -152,6 +155,7 @@ impl Report {
             self.rooms.len(),
             self.verdict.received,
             self.churned,
+            self.repeated,
             self.resumes,
             self.reconnects,
         );

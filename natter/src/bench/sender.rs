@@ -19,10 +19,12 @@ use protocol::request::Accepted;
 use protocol::{Cid, RoomId, Seq, UserId};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::corpus::Corpus;
 use super::progress::Progress;
+use super::repeater::Copy;
 use crate::audit::{Answer, Command, Content};
 
 /// Commands of one sender without an answer, with a rate: a stall shall not stop what is due at once.
@@ -35,6 +37,8 @@ const OWN_MAX: usize = 16;
 const REMOVALS: u64 = 5;
 /// One in this many messages answers an own one.
 const REPLIES: u64 = 10;
+/// One in this many commands of some senders is sent once more.
+const COPIED: u32 = 8;
 /// Between two read marks; more often they would only wait in the client.
 const MARK_INTERVAL: Duration = Duration::from_secs(6);
 
@@ -104,6 +108,8 @@ pub(crate) struct Sender {
     own: VecDeque<(Seq, u32)>,
     marks: FuturesUnordered<BoxFuture<'static, (Seq, bool)>>,
     marked_at: Option<Instant>,
+    /// Takes some of what was answered, to be sent again.
+    copies: Option<mpsc::Sender<Copy>>,
     /// In the order of submission.
     pub(crate) commands: Vec<Command>,
     /// The greatest mark that is stored.
@@ -118,6 +124,7 @@ struct Reply {
     place: usize,
     due: Instant,
     on: Option<(Seq, bool)>,
+    copy: Option<Write>,
     word: Result<(Cid, Accepted), ClientError>,
 }
 
@@ -141,11 +148,23 @@ impl Sender {
             own: VecDeque::new(),
             marks: FuturesUnordered::new(),
             marked_at: None,
+            copies: None,
             commands: Vec::new(),
             marked: Seq(0),
             latency_us: Histogram::new(3).expect("three digits are allowed"),
             refused: Vec::new(),
         }
+    }
+
+    /// Gives some of what is answered to be sent again.
+    pub(crate) fn repeats(mut self, copies: mpsc::Sender<Copy>) -> Self {
+        self.copies = Some(copies);
+        self
+    }
+
+    /// The room it writes in.
+    pub(crate) const fn room_id(&self) -> &RoomId {
+        &self.room_id
     }
 
     /// Writes until there was enough and everything has a last word, or patience has run out.
@@ -155,6 +174,7 @@ impl Sender {
             () = self.write() => {}
             () = progress.over() => {}
         }
+        self.copies = None;
         self
     }
 
@@ -202,6 +222,8 @@ impl Sender {
     async fn submit(&mut self, due: Instant) {
         let (write, content, on) = self.choose();
         let room = self.room_id.clone();
+        let is_copied = self.copies.is_some() && self.rng.random_range(0..COPIED) == 0;
+        let copy = is_copied.then(|| write.clone());
         let submitted = match self.client.submit(Some(room), write).await {
             Ok(submitted) => submitted,
             Err(error) => {
@@ -222,6 +244,7 @@ impl Sender {
             place,
             due,
             on,
+            copy,
             word,
         });
         self.unanswered.push(reply.boxed());
@@ -269,6 +292,7 @@ impl Sender {
             place,
             due,
             on,
+            copy,
             word,
         } = reply;
         let command = &mut self.commands[place];
@@ -280,6 +304,11 @@ impl Sender {
                 } else {
                     Answer::Stored(accepted.seq)
                 };
+                if let (Some(copies), Some(write)) = (&self.copies, copy)
+                    && copies.try_send(Copy { cid, write }).is_err()
+                {
+                    tracing::trace!("enough copies are on their way");
+                }
                 let us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
                 // It grows by itself; only a time of centuries could not be recorded.
                 if self.latency_us.record(us).is_err() {

@@ -296,3 +296,6 @@ impl Track {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,8 +55,12 @@ pub(crate) enum Manner {
 pub(crate) enum Want {
     /// Lose the socket without a word, and resume.
     Cut,
-    /// Send a command until it has a last word.
-    Submit(RoomId, Box<Write>, oneshot::Sender<(Cid, Answer)>),
+    /// Send a command until it has a last word, under this name or a new one.
+    Submit(
+        RoomId,
+        (Option<Cid>, Box<Write>),
+        oneshot::Sender<(Cid, Answer)>,
+    ),
     /// Ask once; refusals for now are waited out.
     Ask(ReadCommand, oneshot::Sender<Result<Value, Refusal>>),
 }
@@ -171,8 +175,26 @@ impl Witness {
 
     /// Sends a command until it has its last word.
     pub(crate) async fn submit(&self, room: &RoomId, write: Write) -> Option<(Cid, Answer)> {
+        self.send(room, (None, Box::new(write))).await
+    }
+
+    /// The same with a name that was used before.
+    pub(crate) async fn repeat(
+        &self,
+        room: &RoomId,
+        cid: Cid,
+        write: Write,
+    ) -> Option<(Cid, Answer)> {
+        self.send(room, (Some(cid), Box::new(write))).await
+    }
+
+    async fn send(
+        &self,
+        room: &RoomId,
+        command: (Option<Cid>, Box<Write>),
+    ) -> Option<(Cid, Answer)> {
         let (tx, rx) = oneshot::channel();
-        let want = Want::Submit(room.clone(), Box::new(write), tx);
+        let want = Want::Submit(room.clone(), command, tx);
         self.wants.send(want).await.ok()?;
         rx.await.ok()
     }
@@ -403,8 +425,8 @@ impl Task {
         let (op, room, answer) = match want {
             Want::Cut => return,
             Want::Ask(read, reply) => (ClientOp::Read(read), None, Promise::Read(reply)),
-            Want::Submit(room, write, reply) => {
-                let cid = self.cids.next(wire::now(), rand::random());
+            Want::Submit(room, (cid, write), reply) => {
+                let cid = cid.unwrap_or_else(|| self.cids.next(wire::now(), rand::random()));
                 let command = Box::new(WriteCommand { cid, write: *write });
                 let op = ClientOp::Write {
                     room: Some(room.clone()),
