@@ -3,6 +3,7 @@
 //! Each test has the machine to itself. Faults are plain data, made from a seed that a failed test
 //! prints. Short in `./dev test`, long in `./dev soak PART`.
 
+mod cluster;
 mod power;
 mod store_faults;
 mod store_lost;

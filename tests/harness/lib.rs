@@ -12,6 +12,7 @@
 //! Every wait has a deadline and waits for a state. A failed wait panics with what was seen instead.
 
 mod broker;
+mod cluster;
 mod eventually;
 pub mod http;
 mod look;
@@ -31,6 +32,7 @@ mod user;
 mod verbs;
 
 pub use broker::SmallBroker;
+pub use cluster::{Cluster, NODES};
 pub use eventually::{PATIENCE, eventually};
 pub use look::{Report, Running, all_end};
 pub use lossy::LossyBroker;
