@@ -1,8 +1,8 @@
 //! The same texts that are no ids on every other API: HTTP reads, the message POST, development tokens,
 //! the broker. None of them becomes part of a subject or of a query.
 
-use async_nats::{Client, ConnectOptions};
 use futures_util::StreamExt as _;
+use protocol::subject::rights::inbox_of;
 use protocol::{Partition, RoomId};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -10,6 +10,7 @@ use tests::http::Request;
 use tests::{PATIENCE, Stack, cid, eventually};
 use tokio::task::JoinHandle;
 
+use crate::hostile_replies::as_gateway;
 use crate::ids::hostile_texts;
 
 /// Stands in every text of the corpus that is long enough.
@@ -188,12 +189,6 @@ async fn no_hostile_id_becomes_part_of_a_subject_or_of_a_query() {
     assert_eq!(alice.archive(&room).await.len(), 3);
 }
 
-async fn as_gateway(stack: &Stack) -> Client {
-    let password = stack.broker_password("gateway");
-    let options = ConnectOptions::with_user_and_password("gateway".to_owned(), password);
-    options.connect(stack.nats_url()).await.unwrap()
-}
-
 /// A batch with one message.
 fn batch(deadline_ms: u64) -> Value {
     let send = json!({"op": "send", "text": "x", "cid": cid()});
@@ -211,9 +206,10 @@ async fn an_owner_refuses_a_subject_that_is_none_of_a_command() {
     let room = alice.creates_room("ops").await;
     let partition = RoomId::parse(&room).unwrap().partition();
     let gateway = as_gateway(&stack).await;
-    let mut answers = gateway.subscribe("_INBOX.hostile.*").await.unwrap();
+    let inbox = format!("{}.hostile", inbox_of("gateway"));
+    let mut answers = gateway.subscribe(format!("{inbox}.*")).await.unwrap();
     let ask = async |subject: String, number: usize| {
-        let inbox = format!("_INBOX.hostile.{number}");
+        let inbox = format!("{inbox}.{number}");
         let body = batch(soon()).to_string().into();
         gateway.publish_with_reply(subject, inbox, body).await
     };
@@ -242,7 +238,7 @@ async fn an_owner_refuses_a_subject_that_is_none_of_a_command() {
         let answer = tokio::time::timeout(PATIENCE, answers.next()).await;
         let answer = answer.expect("an answer").expect("the client lives");
         let body: Value = serde_json::from_slice(&answer.payload).unwrap();
-        if answer.subject.as_str() == "_INBOX.hostile.0" {
+        if answer.subject.as_str() == format!("{inbox}.0") {
             assert_eq!(body["results"][0]["ok"]["seq"], 3, "{body}");
             break;
         }

@@ -12,6 +12,7 @@ mod feed;
 mod frames;
 mod hostile_floods;
 mod hostile_ids;
+mod hostile_replies;
 mod hostile_tokens;
 mod hostile_upgrade;
 mod http;
