@@ -178,9 +178,8 @@ impl Folder {
     ///
     /// If it cannot be made.
     pub fn new(name: &str) -> Self {
-        let path = template::base().join(format!("{}-{name}", std::process::id()));
-        // One of an earlier round was removed with it.
-        std::fs::create_dir(&path).expect("no other test has this name");
+        let path = template::new_name(&format!("-{name}"));
+        std::fs::create_dir(&path).expect("nobody has this name");
         Self(path)
     }
 

@@ -49,11 +49,9 @@ pub(crate) fn tools() -> PathBuf {
 ///
 /// If it cannot be made.
 pub(crate) fn new_data() -> PathBuf {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
     let base = base();
     let template = template(&base);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let data = base.join(format!("{}-{number}", std::process::id()));
+    let data = new_name("");
     let copied = Command::new("cp")
         .args(["--archive", "--reflink=auto"])
         .args([&template, &data])
@@ -65,8 +63,22 @@ pub(crate) fn new_data() -> PathBuf {
     data
 }
 
+/// A name in the folder of all data that nobody has: a failed test keeps its folder, and process ids come
+/// again.
+pub(crate) fn new_name(what: &str) -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let base = base();
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = base.join(format!("{}-{number}{what}", std::process::id()));
+        if !path.exists() {
+            return path;
+        }
+    }
+}
+
 /// Where the data of tests are.
-pub(crate) fn base() -> PathBuf {
+fn base() -> PathBuf {
     let user = rustix::process::geteuid().as_raw();
     let base = std::env::temp_dir().join(format!("natter-tests-{user}"));
     if !base.is_dir() {
