@@ -60,8 +60,10 @@ pub(crate) enum Step {
     Skipped { from: Seq, to: Seq },
     /// What is left out of this range is not asked for, or not given any more after the room's end.
     Waived { from: Seq, to: Seq },
-    /// The room is not this user's any more, or was not yet when the cursor of a new socket was given.
+    /// The server said that the room is not this user's any more.
     Gone,
+    /// A new socket of one who was no member as of its cursor: what was entered since is told anew.
+    Forgotten,
     /// History was asked for the room's first event that this user may read.
     Probed { first: Option<Seq> },
 }

@@ -573,6 +573,31 @@ fn one_who_comes_and_goes_within_an_absence_is_owed_both_stays_and_not_what_lies
 }
 
 #[test]
+fn a_stay_behind_the_cursor_that_has_ended_meanwhile_is_told_to_nobody() {
+    // Eve came in after her cursor was given, lost the socket, and was out before the next.
+    let (entered, seven) = (
+        Step::Entered { at: Seq(6) },
+        Step::Event(Seen::of(&log()[6])),
+    );
+    let cut = |rest: &'static [Step]| {
+        move |evidence: &mut Evidence| {
+            evidence.watches[2].steps = [&[entered, seven, Step::Forgotten], rest].concat();
+        }
+    };
+    check(cut(&[]), &[]);
+    // But if the room is told anew, the rest of it is owed.
+    check(
+        cut(&[Step::Entered { at: Seq(7) }]),
+        &[(Fault::Lost, 2), (Fault::Gaps, 1)],
+    );
+    // And a stay that the cursor covers is owed to its end.
+    let covered = |evidence: &mut Evidence| {
+        evidence.watches[2].steps = vec![entered, seven, Step::Resumed { after: Seq(7) }];
+    };
+    check(covered, &[(Fault::Lost, 2), (Fault::Gaps, 1)]);
+}
+
+#[test]
 fn the_verdicts_of_rooms_add_up() {
     let mut sum = judge(&clean());
     sum.add(judge(&clean()));

@@ -119,6 +119,13 @@ impl<'a> Reader<'a> {
                 Step::Resumed { after } => {
                     self.on_socket.clear();
                     self.next = Some(after.next());
+                    self.disown(|from| from > after);
+                }
+                Step::Forgotten => {
+                    self.on_socket.clear();
+                    self.next = None;
+                    let last = self.held.last().map(|(from, _)| *from);
+                    self.disown(|from| Some(from) == last);
                 }
                 Step::Event(seen) => self.take(seen, verdict, shown),
                 Step::Read(seen) => self.take_read(seen, verdict, shown),
@@ -138,6 +145,11 @@ impl<'a> Reader<'a> {
         if let Some(membership) = membership.or(self.memberships.first()) {
             self.held.push((membership.from, at));
         }
+    }
+
+    /// A membership that began behind the cursor, and ended before the new socket, is told to nobody.
+    fn disown(&mut self, behind_cursor: impl Fn(Seq) -> bool) {
+        self.held.retain(|(from, _)| !behind_cursor(*from));
     }
 
     /// One that begins and ends on the way is owed from the first event of it that came.

@@ -15,6 +15,7 @@ use super::crowd::{Crowd, Done, Room};
 use super::repeater::Repeat;
 use super::sender::Sender;
 use super::stage::{LOOK_INTERVAL, Stage};
+use super::witness::Known;
 use crate::audit::{Answer, Archived, Command, Counted, Evidence, Seen};
 use crate::verify::{Head, log_of};
 
@@ -228,7 +229,13 @@ async fn wait_for_watchers(stage: &Stage, crowd: &Crowd, room: &Room, head: Seq)
         stage.progress.until(LOOK_INTERVAL, has).await;
     }
     for churner in &crowd.churners {
-        let has = || !churner.is_in(&room.id) || churner.has(&room.id, head);
+        let has = || {
+            let Known {
+                is_live, stopped, ..
+            } = churner.known();
+            let told = !churner.is_in(&room.id) || churner.has(&room.id, head);
+            (is_live && told) || stopped.is_some()
+        };
         stage.progress.until(LOOK_INTERVAL, has).await;
     }
     for (viewer, _) in &crowd.viewers {

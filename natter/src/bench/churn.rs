@@ -184,7 +184,7 @@ impl Person<'_> {
     /// Asks for the oldest event that may be read, and lets the judge say whether it may.
     async fn probe(&mut self, number: usize) {
         let room = &self.rooms[number];
-        let was_in = self.witness.is_in(&room.id);
+        let before = self.witness.standing(&room.id);
         let read = ReadCommand::History {
             room: room.id.clone(),
             before: None,
@@ -200,10 +200,8 @@ impl Person<'_> {
             let event = page.get("events")?.as_array()?.first()?;
             event.get("seq")?.as_u64().map(Seq)
         });
-        // What changed meanwhile cannot be judged.
-        if was_in == self.witness.is_in(&room.id) {
-            self.witness.note(&room.id, Step::Probed { first });
-        }
+        self.witness
+            .note(&room.id, (before, Step::Probed { first }));
     }
 
     fn note(&mut self, room: usize, command: Option<Command>) {

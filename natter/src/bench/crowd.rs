@@ -242,6 +242,7 @@ impl Crowd {
         for sender in &senders {
             notes.extend(sender.refused.iter().take(1).cloned());
         }
+        notes.extend(self.stopped());
         Done {
             senders,
             churned,
@@ -249,6 +250,19 @@ impl Crowd {
             resumes,
             notes,
         }
+    }
+
+    /// Why some who watch will never connect again.
+    fn stopped(&self) -> impl Iterator<Item = String> {
+        let raw = self
+            .witnesses
+            .iter()
+            .chain(&self.slow)
+            .chain(&self.churners);
+        raw.filter_map(|witness| {
+            let why = witness.known().stopped?;
+            Some(format!("{} has stopped: {why}", witness.name))
+        })
     }
 
     /// The first who writes in a room has a second device, which sends some of it once more.

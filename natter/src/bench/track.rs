@@ -100,7 +100,7 @@ impl Track {
                 // What was entered since comes as a state once more.
                 None if place.inside => {
                     place.inside = false;
-                    steps.push(Step::Gone);
+                    steps.push(Step::Forgotten);
                 }
                 None => {}
             }

@@ -70,7 +70,7 @@ impl Viewer {
             Step::Event(seen) | Step::Read(seen) => seen.seq(),
             Step::Skipped { to, .. } | Step::Waived { to, .. } => *to,
             Step::Entered { at } | Step::Resumed { after: at } => *at,
-            Step::Gone | Step::Probed { .. } => Seq(0),
+            Step::Gone | Step::Forgotten | Step::Probed { .. } => Seq(0),
         })
     }
 

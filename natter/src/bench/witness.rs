@@ -3,7 +3,7 @@
 //! It connects again and again, cuts its own socket without a word when told to, reads slowly if it
 //! shall, and sends commands one after the other until each has its last word.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use super::prints::Prints;
 use super::progress::Progress;
 use super::track::{Tally, Tape, Track, Word};
 use super::wire::{self, Socket};
-use crate::audit::Answer;
+use crate::audit::{Answer, Step};
 
 /// From the first byte to `hello`'s answer.
 const GREETING_MAX: Duration = Duration::from_secs(15);
@@ -80,7 +80,25 @@ pub(crate) struct Known {
 struct Shared {
     tape: Tape,
     known: Known,
-    lasts: std::collections::BTreeMap<RoomId, Seq>,
+    lasts: BTreeMap<RoomId, Seq>,
+}
+
+/// Whether it is in a room, and on which of its sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    is_in: bool,
+    is_live: bool,
+    connections: u64,
+}
+
+impl Shared {
+    fn standing(&self, room: &RoomId) -> Standing {
+        Standing {
+            is_in: self.lasts.contains_key(room),
+            is_live: self.known.is_live,
+            connections: self.known.connections,
+        }
+    }
 }
 
 /// A handle to one who watches.
@@ -142,11 +160,11 @@ impl Witness {
 
     /// Whether the room has been entered, and not been left since.
     pub(crate) fn is_in(&self, room: &RoomId) -> bool {
-        self.has(room, Seq(0))
+        lock(&self.shared).lasts.contains_key(room)
     }
 
     /// What it was given of a room.
-    pub(crate) fn steps(&self, room: &RoomId) -> Vec<crate::audit::Step> {
+    pub(crate) fn steps(&self, room: &RoomId) -> Vec<Step> {
         lock(&self.shared)
             .tape
             .get(room)
@@ -154,13 +172,17 @@ impl Witness {
             .unwrap_or_default()
     }
 
-    /// Notes what history gave when it was asked what this user may read.
-    pub(crate) fn note(&self, room: &RoomId, step: crate::audit::Step) {
-        lock(&self.shared)
-            .tape
-            .entry(room.clone())
-            .or_default()
-            .push(step);
+    /// Where it is with a room, to be compared later.
+    pub(crate) fn standing(&self, room: &RoomId) -> Standing {
+        lock(&self.shared).standing(room)
+    }
+
+    /// Notes what history gave when it was asked what this user may read, unless it stands elsewhere now.
+    pub(crate) fn note(&self, room: &RoomId, (before, step): (Standing, Step)) {
+        let mut shared = lock(&self.shared);
+        if before.is_live && shared.standing(room) == before {
+            shared.tape.entry(room.clone()).or_default().push(step);
+        }
     }
 
     /// Cuts its socket, if it is not busy with other wants.

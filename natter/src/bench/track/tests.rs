@@ -120,7 +120,7 @@ fn a_room_that_was_entered_or_left_after_the_cursor_is_as_it_was_then() {
     let seven = Step::Event(seen(7));
     device.has(&[
         Step::Entered { at: Seq(4) },
-        Step::Gone,
+        Step::Forgotten,
         Step::Entered { at: Seq(6) },
         seven,
         Step::Gone,
