@@ -63,10 +63,11 @@ impl Plan {
                 }
                 (false, None, _) => stay.present = Some(Present::State(interval.from_stream)),
                 // Came and went meanwhile: nothing is left to tell, but to a client that was told of it
-                // when it came.
+                // when it came. What it holds may be of an earlier membership, whose end it hears then.
                 (false, Some(to), _) => {
-                    let have = have.get(&interval.room);
-                    if let Some(have) = have.filter(|have| **have < to.0) {
+                    let have = have.get(&interval.room).filter(|have| **have < to.0);
+                    let ended = |have: &&Seq| stay.left.is_none_or(|left| left.to.0 <= **have);
+                    if let Some(have) = have.filter(ended) {
                         let first = interval.from.max(*have).next();
                         stay.left = Some(Left { first, to });
                     }
@@ -239,16 +240,29 @@ mod tests {
     #[test]
     fn a_room_that_came_and_went_is_told_to_its_end_to_whoever_was_told_that_it_came() {
         let first = BTreeMap::from([(room("r"), Seq(11))]);
-        let left = |have: u64| {
+        let left = |have: u64, intervals: &[Interval]| {
             let have = BTreeMap::from([(room("r"), Seq(have))]);
-            let intervals = [interval("r", 12, Some(15), 20)];
-            let plan = Plan::new(&intervals, None, &first, (StreamSeq(100), &have));
-            plan.rooms[&room("r")].left.map(|left| left.first.0)
+            let plan = Plan::new(intervals, None, &first, (StreamSeq(100), &have));
+            let left = plan.rooms[&room("r")].left;
+            left.map(|left| (left.first.0, left.to.0.0))
         };
-        assert_eq!(
-            [11, 12, 14, 15, 20].map(left),
-            [Some(13), Some(13), Some(15), None, None]
-        );
+        let once = [interval("r", 12, Some(15), 20)];
+        let told = [11, 12, 14, 15, 20].map(|have| left(have, &once));
+        let expected = [Some((13, 15)), Some((13, 15)), Some((15, 15)), None, None];
+        assert_eq!(told, expected);
+        let twice = [
+            interval("r", 12, Some(15), 20),
+            interval("r", 17, Some(18), 20),
+        ];
+        let told = [12, 14, 15, 17, 18].map(|have| left(have, &twice));
+        let expected = [
+            Some((13, 15)),
+            Some((15, 15)),
+            Some((18, 18)),
+            Some((18, 18)),
+            None,
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]
