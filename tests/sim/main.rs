@@ -15,10 +15,12 @@ mod archive;
 mod broker;
 mod check;
 mod client;
+mod corpus;
 mod faults;
 mod people;
 mod rng;
 mod shell;
+mod system;
 mod world;
 
 use faults::Fault;

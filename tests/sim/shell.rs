@@ -1,13 +1,12 @@
 //! One owner: a real sequencer, and what is between it and the world.
 
-use crate::people::partition;
 use messages::partition::{Notice, Record};
 use messages::sequencer::{
     Answered, Ask, AskId, Config, LogBounds, Outcome, Publish, Read, ReadId, Request, Sequencer,
     Start, Ticket,
 };
 use protocol::request::CommandReply;
-use protocol::{InstanceId, StreamSeq, Timestamp};
+use protocol::{InstanceId, Partition, StreamSeq, Timestamp};
 use std::collections::BTreeMap;
 
 /// Something on its way.
@@ -69,6 +68,8 @@ pub struct Shell {
 
 /// Where a takeover begins.
 pub struct Beginning {
+    /// Of which partition.
+    pub partition: Partition,
     /// Which life this is.
     pub life: u64,
     /// Every record above is given.
@@ -89,7 +90,7 @@ impl Shell {
     /// Takes over with these records of the tail.
     pub fn take_over(config: Config, beginning: Beginning, tail: &[Record]) -> Self {
         let start = Start {
-            partition: partition(),
+            partition: beginning.partition,
             instance: InstanceId::parse(&format!("i{}", beginning.life)).expect("in the grammar"),
             epoch: beginning.life,
             seed: [u8::try_from(beginning.life % 256).expect("a byte"); 32],

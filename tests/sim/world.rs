@@ -93,6 +93,7 @@ impl World {
             room_idle_ms: *rng.pick(&[0, 5_000, 600_000]),
             pending_max: *rng.pick(&[4, 100]),
             renew_after_ms: *rng.pick(&[60_000, 86_400_000]),
+            ..Config::default()
         };
         let weather = Weather {
             lost: rng.below(15),

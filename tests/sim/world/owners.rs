@@ -3,6 +3,7 @@
 use super::{SLOTS, World};
 use crate::check;
 use crate::faults::Fault;
+use crate::people::partition;
 use crate::shell::{Beginning, Packet, Shell};
 use messages::sequencer::{LogBounds, Outcome, Stop};
 use protocol::request::{CommandReply, CommandResult};
@@ -201,6 +202,7 @@ impl World {
         let skew_ms = self.skew_ms;
         let clock_offset_ms = self.rng.below(2 * skew_ms as u64) as i64 - skew_ms;
         let beginning = Beginning {
+            partition: partition(),
             life: self.lives,
             above,
             above_time,
