@@ -34,7 +34,7 @@ const NO_OWNER_WAIT: Duration = Duration::from_millis(60);
 /// An owner that says nothing for this long may be dead, and after as long again.
 const SILENCE: Duration = Duration::from_millis(250);
 /// How long a batch of before a takeover may still be answered: one that was handed over will be.
-const HANDED_OVER_WITHIN: Duration = Duration::from_millis(100);
+const HANDED_OVER_WITHIN: Duration = Duration::from_millis(60);
 
 impl Shared {
     /// Sends a batch for one room; one result per command, in order.

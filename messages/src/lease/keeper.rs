@@ -55,6 +55,14 @@ struct Held {
     opened: bool,
 }
 
+/// A partition that was handed over.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    until: Instant,
+    /// Its lease as we gave it back: whatever else is there, somebody else had it since.
+    revision: Option<u64>,
+}
+
 /// What the service shows of its leases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -76,7 +84,7 @@ pub(crate) struct Keeper {
     free_since: BTreeMap<Partition, Instant>,
     not_before: BTreeMap<Partition, Instant>,
     /// Handed over, and left to whom it belongs to until that has taken it, or for a while.
-    left_until: BTreeMap<Partition, Instant>,
+    left: BTreeMap<Partition, Left>,
     probing: BTreeSet<Partition>,
     /// Those that are looked at together with others of their holder.
     suspected: BTreeSet<Partition>,
@@ -99,7 +107,7 @@ impl Keeper {
             alive_revision: 0,
             free_since: BTreeMap::new(),
             not_before: BTreeMap::new(),
-            left_until: BTreeMap::new(),
+            left: BTreeMap::new(),
             probing: BTreeSet::new(),
             suspected: BTreeSet::new(),
             board: Board::default(),
@@ -163,7 +171,7 @@ impl Keeper {
             }
             Heard::Silent(partition, first_in_line) => {
                 self.probing.remove(&partition);
-                self.probe_all(partition, first_in_line);
+                self.suspect(partition, first_in_line).await;
             }
             Heard::Orphans { asked, orphans } => {
                 self.suspected.retain(|it| !asked.contains(it));
@@ -200,8 +208,10 @@ impl Keeper {
         match why {
             Ended::Told => {
                 let until = Instant::now() + HANDED_OVER_PAUSE;
-                self.left_until.insert(partition, until);
-                self.give_back(partition, held.revision).await;
+                let revision = None;
+                self.left.insert(partition, Left { until, revision });
+                let revision = self.give_back(partition, held.revision).await;
+                self.left.insert(partition, Left { until, revision });
             }
             Ended::Stopped => {
                 let until = Instant::now() + STOPPED_PAUSE;
@@ -220,15 +230,16 @@ impl Keeper {
 
     /// Whether it is too early to take a partition.
     fn is_early(&self, partition: Partition) -> bool {
-        let pauses = [&self.not_before, &self.left_until];
         let now = Instant::now();
-        pauses
-            .iter()
-            .any(|until| until.get(&partition).is_some_and(|until| now < *until))
+        let not_before = self.not_before.get(&partition);
+        let left = self.left.get(&partition);
+        not_before.is_some_and(|until| now < *until) || left.is_some_and(|left| now < left.until)
     }
 
-    async fn give_back(&self, partition: Partition, revision: u64) {
-        slot::release(&self.shared.nats, &partition.lease_key(), revision).await;
+    /// Returns the lease's revision now.
+    async fn give_back(&self, partition: Partition, revision: u64) -> Option<u64> {
+        let key = partition.lease_key();
+        let revision = slot::release(&self.shared.nats, &key, revision).await;
         // Whoever it belongs to need not wait for its next look.
         let hint = Subject::Hint(partition).to_string();
         let sent = self
@@ -239,6 +250,7 @@ impl Keeper {
         if let Err(error) = sent {
             tracing::debug!(%error, "a hint could not be sent");
         }
+        revision
     }
 
     /// Renews everything, reads the bucket, and acts by the plan.
@@ -268,14 +280,11 @@ impl Keeper {
                     self.held.remove(&partition);
                 }
                 // The compare-and-set on the log is what protects; working on is right.
-                Claim::Unknown => connected = false,
+                Claim::Left | Claim::Unknown => connected = false,
             }
         }
         match slot::board(nats).await {
-            Some(board) => {
-                self.board = board;
-                self.dead.strike(&mut self.board);
-            }
+            Some(board) => self.see(board),
             None => connected = false,
         }
         self.connected = connected;
@@ -284,19 +293,26 @@ impl Keeper {
         }
     }
 
-    async fn act(&mut self) {
+    /// Takes in what the bucket says.
+    fn see(&mut self, board: Board) {
         let now = Instant::now();
+        self.board = board;
+        self.dead.strike(&mut self.board);
         self.board.instances.insert(self.shared.instance.clone());
         for partition in Partition::all() {
             if let Some(holder) = self.board.leases.get(&partition) {
                 self.free_since.remove(&partition);
                 if *holder != self.shared.instance {
-                    self.left_until.remove(&partition);
+                    self.left.remove(&partition);
                 }
             } else {
                 self.free_since.entry(partition).or_insert(now);
             }
         }
+    }
+
+    async fn act(&mut self) {
+        let now = Instant::now();
         if self.shared.view.borrow().is_unfit() {
             for held in self.held.values() {
                 held.orders.drain.cancel();
@@ -345,7 +361,7 @@ impl Keeper {
             .into_iter()
             .filter_map(|(partition, claim)| match claim {
                 Claim::Ours(revision) => Some((partition, revision)),
-                Claim::Theirs | Claim::Unknown => None,
+                Claim::Theirs | Claim::Left | Claim::Unknown => None,
             });
         self.start(got.collect());
     }
@@ -375,8 +391,9 @@ impl Keeper {
     /// Looks whether a partition can be taken, beside the keeper.
     fn probe(&mut self, partition: Partition) {
         let unfit = self.shared.view.borrow().is_unfit();
-        let busy = self.is_early(partition)
-            || unfit
+        let left = self.left.get(&partition).and_then(|left| left.revision);
+        let busy = unfit
+            || (self.is_early(partition) && left.is_none())
             || self.held.contains_key(&partition)
             || self.suspected.contains(&partition);
         if busy || !self.probing.insert(partition) {
@@ -385,7 +402,7 @@ impl Keeper {
         let first_in_line = self.is_first_in_line(partition);
         let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
         self.shared.tasks.spawn("probe", async move {
-            let heard = probed(&shared, partition, first_in_line).await;
+            let heard = probed(&shared, partition, (first_in_line, left)).await;
             tell(&sender, heard).await;
         });
     }
@@ -402,7 +419,14 @@ impl Keeper {
 
     /// Looks once more at a partition for which nobody listens, and at the others of its holder that
     /// this process would have to take.
-    fn probe_all(&mut self, partition: Partition, first_in_line: bool) {
+    async fn suspect(&mut self, partition: Partition, first_in_line: bool) {
+        if self.suspected.contains(&partition) || self.held.contains_key(&partition) {
+            return;
+        }
+        // Leases may have changed hands since the last look.
+        if let Some(board) = slot::board(&self.shared.nats).await {
+            self.see(board);
+        }
         let busy = |it: &Partition| {
             self.suspected.contains(it) || self.held.contains_key(it) || self.is_early(*it)
         };

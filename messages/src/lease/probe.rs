@@ -18,12 +18,19 @@ const PROBE_GAP_MS: std::ops::Range<u64> = 50..150;
 /// How much longer waits whoever is not first in line.
 const SECOND_IN_LINE: Duration = Duration::from_millis(200);
 
-/// A lease that was given back is taken at once; one whose holder says nothing is looked at further.
-pub(super) async fn probed(shared: &Shared, partition: Partition, first_in_line: bool) -> Heard {
+/// A lease that was given back is taken at once, but not as we `left` it; one whose holder says nothing
+/// is looked at further.
+pub(super) async fn probed(
+    shared: &Shared,
+    partition: Partition,
+    (first_in_line, left): (bool, Option<u64>),
+) -> Heard {
     if first_in_line {
         let (nats, key) = (&shared.nats, partition.lease_key());
-        if let Claim::Ours(revision) = slot::claim(nats, &key, &shared.instance, false).await {
-            return Heard::Got(partition, revision);
+        match slot::claim_unless(nats, &key, &shared.instance, (false, left)).await {
+            Claim::Ours(revision) => return Heard::Got(partition, revision),
+            Claim::Left => return Heard::Probed(partition),
+            Claim::Theirs | Claim::Unknown => {}
         }
     }
     if is_silent(shared, partition).await {

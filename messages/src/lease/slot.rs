@@ -26,6 +26,8 @@ pub(super) enum Claim {
     Ours(u64),
     /// Somebody else holds it.
     Theirs,
+    /// Nobody holds it, and it is left for somebody else.
+    Left,
     /// The broker did not answer.
     Unknown,
 }
@@ -61,9 +63,22 @@ pub(super) async fn renew(nats: &Nats, key: &str, me: &InstanceId, revision: u64
 
 /// Takes a key that is free or ours; with `force`, also one whose holder was found dead.
 pub(super) async fn claim(nats: &Nats, key: &str, me: &InstanceId, force: bool) -> Claim {
+    claim_unless(nats, key, me, (force, None)).await
+}
+
+/// The same, but for a key that still is as we `left` it for somebody else.
+pub(super) async fn claim_unless(
+    nats: &Nats,
+    key: &str,
+    me: &InstanceId,
+    (force, left): (bool, Option<u64>),
+) -> Claim {
     let Ok(last) = nats.last_for_subject(&stream(), &subject(key)).await else {
         return Claim::Unknown;
     };
+    if left.is_some() && last.as_ref().map(|message| message.seq) == left {
+        return Claim::Left;
+    }
     if let Some(holder) = last.as_ref().filter(|message| is_live(message))
         && *holder.payload != *me.as_str().as_bytes()
         && !force
@@ -92,8 +107,8 @@ async fn write(
     nats.append(append).await.map(|ack| ack.seq)
 }
 
-/// Gives a key back, if it is still ours.
-pub(super) async fn release(nats: &Nats, key: &str, revision: u64) {
+/// Gives a key back, if it is still ours; returns the revision of that.
+pub(super) async fn release(nats: &Nats, key: &str, revision: u64) -> Option<u64> {
     let mut append = Append {
         // The marker need not outlive the lease.
         ttl: Some(TTL),
@@ -101,9 +116,13 @@ pub(super) async fn release(nats: &Nats, key: &str, revision: u64) {
         ..Append::new(subject(key), bytes::Bytes::new(), revision)
     };
     append.headers.insert(OPERATION, "DEL");
-    if let Err(error) = nats.append(append).await {
-        // It ends by itself.
-        tracing::debug!(key, %error, "giving back a lease failed");
+    match nats.append(append).await {
+        Ok(ack) => Some(ack.seq),
+        Err(error) => {
+            // It ends by itself.
+            tracing::debug!(key, %error, "giving back a lease failed");
+            None
+        }
     }
 }
 
