@@ -28,6 +28,7 @@ pub use stream::{StoredMessage, StreamState};
 use events::{COMPONENT, NEVER_CONNECTED};
 
 mod append;
+pub mod clocks;
 mod error;
 mod events;
 mod stream;

@@ -18,9 +18,11 @@ use crate::process::{Context, random_alphanumeric};
 use settings::{LEASE_STREAM, Settings, changes, lease_settings, log_settings, nanos, object};
 
 mod keep;
+mod review;
 mod settings;
 mod successor;
 
+pub use review::{Review, review};
 pub use successor::{SUCCEEDS, succeed};
 
 /// Letters and digits in a log id.

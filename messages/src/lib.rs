@@ -17,6 +17,7 @@
 //! Absent on purpose: sockets, tokens, SQL. Nothing here is kept that the log and history cannot rebuild.
 
 mod beacon;
+mod clocks;
 pub mod config;
 pub mod dedup;
 mod history;

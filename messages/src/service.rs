@@ -48,6 +48,10 @@ pub async fn run(config: Config, ctx: Context) -> Result<(), RunError> {
         Err(chassis::topology::TopologyError::Stopped) => return Ok(()),
         Err(error) => return Err(RunError::failed("provisioning the streams", error)),
     };
+    let stopped = ctx.shutdown.run_until_cancelled(crate::clocks::agree(&ctx));
+    if stopped.await.is_none() {
+        return Ok(());
+    }
     let log_id = LogId::parse(&log.log_id)
         .map_err(|error| RunError::failed("reading the log's id", error))?;
     let instance = InstanceId::parse(&ctx.instance)

@@ -304,7 +304,7 @@ impl Nats {
         }
     }
 
-    async fn api<T: DeserializeOwned>(
+    pub(super) async fn api<T: DeserializeOwned>(
         &self,
         operation: &str,
         body: &impl Serialize,

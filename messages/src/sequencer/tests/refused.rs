@@ -50,7 +50,7 @@ fn a_noop_is_remembered_too() {
     owner.makes_room();
     let cid = Cid::from_parts(1_800_000_000_000, [9; 10]);
     let join = json!({"cid": cid, "op": "join"});
-    assert_eq!(owner.gets(&[join.clone()]), ["noop"]);
+    assert_eq!(owner.gets(std::slice::from_ref(&join)), ["noop"]);
     assert_eq!(owner.gets(&[join]), ["noop"]);
     assert_eq!(owner.sequencer.refusals.len(), 1);
 }
