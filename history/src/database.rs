@@ -100,16 +100,21 @@ impl Connector {
 /// # Errors
 /// If Postgres does not answer, a migration fails, or one that was run before has changed since.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    Migrator::with_migrations(migrations()).run(pool).await
+}
+
+/// The migrations that this binary needs, with their checksums, oldest first.
+#[must_use]
+pub fn migrations() -> Vec<Migration> {
     let migration = |version, name: &'static str, sql: &'static str| {
         let sql = sql.into_sql_str();
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     };
-    let all = [migration(
+    vec![migration(
         1,
         "archive",
         include_str!("../../migrations/0001_archive.sql"),
-    )];
-    Migrator::with_migrations(all.to_vec()).run(pool).await
+    )]
 }
 
 #[cfg(test)]

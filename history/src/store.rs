@@ -6,6 +6,7 @@
 pub mod catch_up;
 pub mod checkpoint;
 pub mod cursor;
+pub mod examine;
 pub mod heads;
 pub mod look_up;
 pub mod page;

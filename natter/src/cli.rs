@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use chassis::config::{EXIT_CONFIG, ParseError};
 use clap::{Parser, Subcommand};
 
-use crate::{bench, chat, child, dev, migrate, replay, reseed, serve, token, verify};
+use crate::{bench, chat, child, dev, doctor, migrate, replay, reseed, serve, token, verify};
 
 /// A self-hosted chat backend that never loses, reorders or repeats a message.
 #[derive(Debug, Parser)]
@@ -39,6 +39,8 @@ enum Command {
     Chat(chat::Args),
     /// Prove the chain of a room from Postgres and from the log.
     Verify(verify::Args),
+    /// Check a broker, a database and this machine, and say what to do.
+    Doctor(Box<doctor::Args>),
     /// After the broker's store was lost: make a log that goes on from the archive.
     Reseed(reseed::Args),
     /// Play days of IRC through real sockets, watch, and judge what came of it.
@@ -67,6 +69,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dev(args) => on_this_thread(dev::run(args)),
         Command::Chat(args) => on_this_thread(chat::run(args)),
         Command::Verify(args) => on_this_thread(verify::run(args)),
+        Command::Doctor(args) => on_this_thread(doctor::run(*args)),
         Command::Reseed(args) => on_this_thread(reseed::run(args)),
         Command::Replay(args) => on_this_thread(replay::run(args)),
         Command::Bench(args) => on_this_thread(bench::run(*args)),

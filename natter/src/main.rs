@@ -9,6 +9,7 @@ mod child;
 mod cli;
 mod dev;
 mod dev_token;
+mod doctor;
 mod migrate;
 mod replay;
 mod reseed;

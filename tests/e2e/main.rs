@@ -7,6 +7,7 @@ mod autobahn;
 mod broker;
 mod chat;
 mod dev;
+mod doctor;
 mod failures;
 mod feed;
 mod frames;
