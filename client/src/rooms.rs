@@ -206,6 +206,8 @@ impl Rooms {
             let id = snapshot.room.clone();
             let mut room = Room::new(snapshot, last);
             room.timeline = Timeline::restore(timelines.remove(&id).unwrap_or_default());
+            // What was being fetched still is to be: nobody tells it again.
+            room.target = last.max(room.snapshot.head);
             rooms.insert(id, room);
         }
         Self {

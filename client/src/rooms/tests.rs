@@ -199,6 +199,20 @@ fn one_who_follows_everything_fetches_what_was_skipped() {
 }
 
 #[test]
+fn what_one_who_follows_everything_was_fetching_is_fetched_after_a_restart() {
+    let mut story = Story::new(Follow::Everything, 2);
+    let saved = SavedRoom {
+        snapshot: state(2),
+        last: Seq(0),
+    };
+    story.rooms = Rooms::restore(Follow::Everything, None, vec![saved], BTreeMap::new());
+    assert!(story.rooms.has_holes());
+    assert_eq!(story.fetches(), Some(0));
+    story.answers(Ok(page([1, 2], 2)));
+    assert_eq!(story.shown(), ["1", "2"]);
+}
+
+#[test]
 fn a_state_is_where_a_room_goes_on_and_never_goes_back() {
     let mut story = Story::new(Follow::Timeline, 5);
     story.rooms.handle_state(state(9));

@@ -77,6 +77,9 @@ pub(super) struct Follow {
     /// A place that is rewound may lie before that; then the end of the membership must be told too.
     entered: BTreeMap<RoomId, StreamSeq>,
     next: Place,
+    /// The last record of which something of the own room was sent. Marks stand in each room's state, so
+    /// an older state would take them back.
+    own_told: StreamSeq,
     /// Whether `live` was sent since the last catch-up began, or the last room was entered.
     announced: bool,
     /// Whether the limits of the running catch-up were looked at.
@@ -221,6 +224,9 @@ impl Session {
             return Delivery::Full;
         }
         *at = entry.seq;
+        if entry.room.is_own() {
+            self.follow.own_told = self.follow.own_told.max(position);
+        }
         if turn == Some(Turn::Ends) {
             self.leave(entry);
         } else {

@@ -152,6 +152,7 @@ impl Session {
             .retain(|room, _| rooms.contains_key(room));
         self.follow.rooms = rooms;
         self.follow.next = Place::behind(applied);
+        self.follow.own_told = self.follow.own_told.max(applied);
         self.follow.measured = true;
     }
 

@@ -105,6 +105,10 @@ impl Session {
             entering.retry_at = now.ticks + RETRY_MS;
             return;
         };
+        if applied < self.follow.own_told {
+            entering.at_least = self.follow.own_told;
+            return self.start_entering(now.ticks);
+        }
         let since = entering.since;
         // Without a role it is a public room that the user has left again.
         let found = answer.rooms.into_iter().find(|state| state.room == *room);

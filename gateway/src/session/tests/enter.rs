@@ -54,6 +54,26 @@ fn a_client_cannot_have_itself_into_a_room() {
     assert!(client.hears_short().is_empty());
 }
 
+#[test]
+fn a_state_that_is_older_than_a_mark_that_was_told_is_asked_for_again() {
+    let world = World::new();
+    let alice = protocol::UserId::parse("alice").unwrap();
+    let own = RoomId::own(&alice);
+    let mut client = Client::is_in(&world, &[own.as_str()]);
+    world.stores(&[("r2", 3, member("alice", Added))]);
+    client.worker_delivers();
+    let (first, ..) = client.question();
+    world.stores(&[(own.as_str(), 4, msg("read, say"))]);
+    client.worker_delivers();
+    assert_eq!(client.hears_short().len(), 1);
+    client.outcome(first, answer(11, &snapshots(&["r2"], 3)));
+    assert!(client.hears_short().is_empty());
+    let (second, _, at_least) = client.question();
+    assert_eq!(at_least, StreamSeq(12));
+    client.outcome(second, answer(12, &snapshots(&["r2"], 3)));
+    assert_eq!(client.hears_short(), ["state r2 at 3", "live"]);
+}
+
 /// Fills the client's queue, so that it lags and memory forgets what it has not seen.
 fn lags_beyond_memory(world: &World, client: &mut Client) {
     let text = "x".repeat(2_000);
