@@ -7,6 +7,7 @@
 //! | [`upstream`], [`ring`], [`views`] | the live feed in order, the recent past, who was where |
 //! | [`questions`], [`batches`], [`takeovers`] | asking history, sending commands to owners, when these change |
 //! | [`http`] | the HTTP reads, the message POST, the upgrade |
+//! | [`discretion`] | that `not_found` takes the same time whatever the reason |
 //! | [`auth`], [`connections`], [`rate`], [`writes`] | tokens, caps, rates, whether writes get through |
 //! | [`config`], [`metrics`], [`moment`], [`shared`] | settings, measurements, time, what all share |
 //! | [`run`](mod@run) | start, drain, stop |
@@ -15,6 +16,7 @@ pub mod auth;
 pub mod batches;
 pub mod config;
 pub mod connections;
+pub mod discretion;
 pub mod http;
 pub mod hub;
 pub mod metrics;

@@ -26,7 +26,7 @@ fn hostile_ids() -> Vec<Value> {
 }
 
 /// Every command with an id in it, and which field that is.
-fn commands_with_ids() -> Vec<(Value, &'static str)> {
+pub(crate) fn commands_with_ids() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"op": "update", "topic": "x"}), "room"),
         (json!({"op": "join"}), "room"),

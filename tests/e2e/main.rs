@@ -13,6 +13,7 @@ mod feed;
 mod frames;
 mod hostile_floods;
 mod hostile_ids;
+mod hostile_probe;
 mod hostile_replies;
 mod hostile_tokens;
 mod hostile_upgrade;

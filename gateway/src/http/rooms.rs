@@ -3,6 +3,7 @@
 //! The reads are those of the socket; history decides what the reader may see.
 
 use super::{Caller, Problem};
+use crate::discretion::discreetly;
 use crate::questions::ANSWER_WITHIN;
 use crate::session::outside::Answered;
 use actix_web::http::header::{CACHE_CONTROL, ETAG, EntityTag, Header, IF_NONE_MATCH, IfNoneMatch};
@@ -139,11 +140,9 @@ pub async fn send(request: HttpRequest, payload: web::Payload) -> Result<HttpRes
         write: Write::Send(send),
     };
     command.check()?;
-    let settled = caller
-        .hub
-        .shared()
-        .send_batch(&caller.viewer, &room, vec![command])
-        .await?;
+    let shared = caller.hub.shared();
+    let sent = discreetly(shared.send_batch(&caller.viewer, &room, vec![command]));
+    let settled = sent.await?;
     match settled.into_iter().next().map(|settled| settled.result) {
         Some(CommandResult::Ok(accepted)) => {
             let mut response = if accepted.dup {
@@ -173,7 +172,7 @@ impl Caller {
             viewer: self.viewer.clone(),
             read,
         };
-        Ok(shared.ask(query, min_seq, ANSWER_WITHIN).await?)
+        Ok(discreetly(shared.ask(query, min_seq, ANSWER_WITHIN)).await?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a session asks for, done.
 
+use crate::discretion::discreetly;
 use crate::questions::ANSWER_WITHIN;
 use crate::session::outside::{Action, Outcome, Ticket};
 use crate::shared::Shared;
@@ -13,18 +14,18 @@ pub async fn perform(shared: Arc<Shared>, viewer: Viewer, action: Action) -> (Ti
             ticket,
             query,
             min_seq,
-        } => (
-            ticket,
-            Outcome::Answer(shared.ask(*query, min_seq, ANSWER_WITHIN).await),
-        ),
+        } => {
+            let asked = discreetly(shared.ask(*query, min_seq, ANSWER_WITHIN));
+            (ticket, Outcome::Answer(asked.await))
+        }
         Action::Send {
             ticket,
             room,
             commands,
-        } => (
-            ticket,
-            Outcome::Sent(shared.send_batch(&viewer, &room, commands).await),
-        ),
+        } => {
+            let sent = discreetly(shared.send_batch(&viewer, &room, commands));
+            (ticket, Outcome::Sent(sent.await))
+        }
         Action::Introduce { ticket } => {
             (ticket, Outcome::Introduced(shared.introduce(&viewer).await))
         }
