@@ -5,6 +5,7 @@
 //! that runs the three) and `l`ocal (whoever names no user, of `natter dev` alone).
 
 use protocol::subject::Subject;
+use protocol::subject::rights::BrokerUser;
 use serde_json::json;
 use std::collections::BTreeSet;
 use tests::{PATIENCE, Stack};
@@ -216,5 +217,25 @@ fn kind(subject: &Subject) -> String {
         Subject::Hint(_) => "hint".into(),
         Subject::Hints => "hints".into(),
         Subject::History(_) => "history".into(),
+    }
+}
+
+/// Operators make the users from the manual.
+#[test]
+fn the_manual_lists_every_right_of_every_user() {
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    let manual = std::fs::read_to_string(manual).unwrap();
+    for user in BrokerUser::ALL {
+        let begin = format!("| `{}` | ", user.name());
+        let row = manual.lines().find(|line| line.starts_with(&begin));
+        let cells: Vec<&str> = row.expect("a row").split(" | ").collect();
+        let listed = |cell: usize| -> BTreeSet<String> {
+            let quoted = cells[cell].split('`').skip(1).step_by(2);
+            quoted.map(str::to_owned).collect()
+        };
+        let rights = user.rights();
+        assert_eq!(listed(1), rights.publish.into_iter().collect(), "{user:?}");
+        assert_eq!(listed(2), rights.subscribe.into_iter().collect());
+        assert_eq!(rights.publish_never, ["live.>"]);
     }
 }
