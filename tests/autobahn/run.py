@@ -3,10 +3,14 @@
     run.py WHEEL ADDRESS PATH [--token TOKEN] [--only REGULAR_EXPRESSION]
 
 Without a token the server is expected to send every message back. With one it is natter's gateway: it
-is greeted first, sends back nothing, and what a case expects but for the echo must still hold; a case
-in which nothing but the echo is left is not applicable there.
-Compression (12 and 13) is not negotiated by natter: those cases are counted, and that the server does
-not take the offer is a case of its own.
+is greeted first, sends back nothing, and what a case expects but for the echo must still hold.
+
+A case is not applicable, and counted as such with its reason, if
+- it is about compression (12 and 13), which natter does not negotiate; that the offer is not taken is a
+  case of its own;
+- nothing but the echo is expected, of a server that sends back nothing;
+- it sends binary messages: natter's protocol is text, and the server must have closed with 1002;
+- it sends a message of more than 64 KiB: the server must have closed with 1009.
 """
 
 import argparse
@@ -18,8 +22,9 @@ import cases
 import peer
 
 AT_ONCE = 8
-CASE_WITHIN = 120
+CASE_WITHIN = 60
 NOT_APPLICABLE = "NOT APPLICABLE"
+MESSAGE_BYTES_MAX = 64 * 1024
 COMPRESSION = re.compile(r"(12|13)\.")
 
 
@@ -68,6 +73,19 @@ async def converse(connection, case, silent):
             case.onPong(event[1])
 
 
+def is_good(outcome):
+    return outcome[0] in ("OK", "NON-STRICT", "INFORMATIONAL") and outcome[1] in ("OK", "INFORMATIONAL")
+
+
+def refused(connection):
+    """Why natter would not take what was sent, if it said so with the right code."""
+    if connection.longest > MESSAGE_BYTES_MAX and connection.remoteCloseCode == 1009:
+        return "a message over 64 KiB"
+    if connection.sentBinary and connection.remoteCloseCode == 1002:
+        return "a binary message"
+    return None
+
+
 async def run(case_class, target):
     connection, _ = await target.connect()
     silent = target.token is not None
@@ -87,6 +105,8 @@ async def run(case_class, target):
         connection.state = connection.STATE_CLOSED
         case.onConnectionLost(connection.failedByMe)
         outcome = (case.behavior, case.behaviorClose, case.result, case.resultClose)
+        if (why := refused(connection)) and not is_good(outcome):
+            outcome = (NOT_APPLICABLE, "", why, "")
         connection.writer.transport.abort()
     for waiting in connection.later:
         waiting.cancel()

@@ -1,8 +1,11 @@
 //! RFC 6455, by the cases of the Autobahn testsuite and a driver of our own (`tests/autobahn`).
 //!
 //! The cases are fetched when the test runs. What does not apply is decided by the driver, in the open:
-//! the compression cases, because the gateway does not take that offer, and against the gateway itself
-//! those in which nothing but an echo is expected.
+//! compression, which the gateway does not take, binary messages, which it closes with 1002, messages of
+//! more than 64 KiB, which it closes with 1009, and against the gateway itself those in which nothing but
+//! an echo is expected. These are run against an echo made of the same reader and writer of frames.
+
+mod echo;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -137,6 +140,14 @@ async fn the_gateway_passes_every_autobahn_case_that_needs_no_echo() {
     let outcomes = outcomes(&wheel, address(&stack), &["--token", &token]).await;
     all_are_good("gateway", &outcomes, 156);
     bob.does(serde_json::json!({"op": "unread"})).await;
+}
+
+#[tokio::test]
+async fn an_echo_over_the_gateways_transport_passes_the_cases_that_need_one() {
+    let Some(wheel) = suite().await else { return };
+    let address = echo::start().to_string();
+    let outcomes = outcomes(&wheel, &address, &[]).await;
+    all_are_good("echo", &outcomes, 247);
 }
 
 #[tokio::test]
