@@ -141,11 +141,10 @@ impl Session {
                 .copied()
                 .unwrap_or_default();
             rooms.entry(own).or_insert(seq);
-            outside.remember(
-                &who.identity.user,
-                applied,
-                &rooms.keys().cloned().collect(),
-            );
+            // Of a room that is being entered nothing was told yet, but the user is in it.
+            let entering = self.follow.entering.keys();
+            let inside = rooms.keys().chain(entering).cloned().collect();
+            outside.remember(&who.identity.user, applied, &inside);
         }
         self.follow
             .entered

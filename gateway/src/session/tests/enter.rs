@@ -98,6 +98,9 @@ fn a_state_that_is_under_way_survives_a_lag() {
     let missed = json!({"known":true,"missed":missed,"rooms":["r1","r2"],"more":false});
     client.history_answers(211, &missed);
     assert_eq!(client.hears_short(), Vec::<String>::new());
+    let alice = protocol::UserId::parse("alice").unwrap();
+    let inside = world.views.rooms_at(&alice, StreamSeq(211), 0).unwrap();
+    assert!(inside.contains("r2"), "she is in it all the same");
     client.outcome(first, answer(211, &snapshots(&["r2"], 4)));
     assert_eq!(client.hears_short(), ["state r2 at 4", "live"]);
     world.stores(&[("r2", 5, msg("b"))]);
