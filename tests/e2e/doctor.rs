@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
+use chassis::clock::Clock;
 use chassis::config::NatsArgs;
 use chassis::health::Health;
 use chassis::nats::Nats;
+use chassis::nats::clocks::{SPREAD_MS_MAX, spread_ms};
 use chassis::topology::{LOG_STREAM, TopologyConfig, provision};
 use protocol::subject::rights::{BrokerUser, Rights};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tests::program::{natter, run};
-use tests::{NatsServer, NatsSettings, PATIENCE, Stack, eventually};
+use tests::{Cluster, NODES, NatsServer, NatsSettings, PATIENCE, Stack, eventually};
 
 /// What the doctor says: its exit code, and its findings.
 struct Diagnosis {
@@ -273,4 +275,42 @@ async fn faults_of_a_database_are_named() {
     let as_guest = ["--nats-url", stack.nats_url(), "--database-url", &guest];
     let said = Diagnosis::of(&as_guest, &[]).await;
     said.names("problem", "database.reachable", "permission denied");
+}
+
+#[tokio::test]
+async fn every_broker_of_a_cluster_shows_its_clock() {
+    let (stack, cluster) = (
+        Stack::builder().servers_only().start().await,
+        Cluster::start().await,
+    );
+    let health = Health::new();
+    let url = cluster.url();
+    let nats = chassis::nats::connect(&NatsArgs::to(&url), "test", &health)
+        .await
+        .unwrap();
+    let topology = TopologyConfig {
+        stream_replicas: u32::try_from(NODES).unwrap(),
+        ..TopologyConfig::default()
+    };
+    // A cluster that has just become one may still be electing.
+    eventually(PATIENCE, async || provision(&nats, &topology).await).await;
+    // Where the broker puts a consumer is chance, so one look may miss a server.
+    let clocks = eventually(PATIENCE, async || {
+        match nats.broker_clocks(LOG_STREAM, &Clock::system()).await {
+            Ok(clocks) if clocks.len() == NODES => Ok(clocks),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let clocks = clocks.await;
+    assert!(spread_ms(&clocks) <= SPREAD_MS_MAX, "{clocks:?}");
+
+    let servers = ["--nats-url", &url, "--database-url", stack.database_url()];
+    let said = Diagnosis::of(&servers, &["--stream-replicas", "3"]).await;
+    assert_eq!(said.code, Some(0), "{:#?}", said.findings);
+    said.names(
+        "ok",
+        "broker.replicas",
+        "3 replica(s) wanted, 3 server(s) known",
+    );
+    said.names("ok", "broker.streams", "NATTER_LOG is as it must be");
 }

@@ -38,6 +38,7 @@ pub(super) async fn look(nats: &NatsArgs, topology: &TopologyConfig) -> Result<B
         }
         None => ConnectOptions::new(),
     };
+    let named = nats.servers(&mut Problems::new()).len();
     // Once for the reason: the connection below is tried for ever, whatever the reason.
     let info = open(nats, options).await?.server_info();
     let nats = connect(nats, "natter-doctor")
@@ -63,7 +64,7 @@ pub(super) async fn look(nats: &NatsArgs, topology: &TopologyConfig) -> Result<B
         jetstream: info.jetstream,
         domain: info.domain,
         cluster: info.cluster,
-        known_servers: info.connect_urls.len(),
+        known_servers: info.connect_urls.len().max(named),
         streams: streams.map_err(|error| chain(&error)),
         clocks,
     })

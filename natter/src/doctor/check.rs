@@ -56,7 +56,7 @@ fn broker_findings(broker: &Broker, facts: &Facts) -> Vec<Finding> {
         )
     });
     findings.extend(streams(broker));
-    findings.push(replicas(broker, facts.replicas));
+    findings.push(replicas(broker, facts));
     findings
 }
 
@@ -123,15 +123,23 @@ fn streams(broker: &Broker) -> Vec<Finding> {
     reviews.iter().map(finding).collect()
 }
 
-fn replicas(broker: &Broker, wanted: u32) -> Finding {
-    // A server tells of itself too; one that is alone tells of nobody.
-    let servers = broker.known_servers.max(1);
+fn replicas(broker: &Broker, facts: &Facts) -> Finding {
+    let wanted = facts.replicas;
+    // A cluster need not tell of its servers: what has shown a clock or a report is there too.
+    let seen = broker.clocks.len().max(facts.reports.len());
+    let servers = broker.known_servers.max(seen).max(1);
     let found = format!("{wanted} replica(s) wanted, {servers} server(s) known");
-    if wanted as usize > servers {
+    if wanted as usize > servers && broker.cluster.is_none() {
         Finding::problem(
             "broker.replicas",
             found,
             "add servers to the cluster, or lower NATTER_STREAM_REPLICAS",
+        )
+    } else if wanted as usize > servers {
+        Finding::warning(
+            "broker.replicas",
+            found,
+            "name every server in --nats-url, or add servers to the cluster",
         )
     } else if wanted == 1 && broker.cluster.is_some() {
         Finding::warning(

@@ -37,7 +37,7 @@ pub(crate) struct Broker {
     pub(crate) domain: Option<String>,
     /// The cluster's name, if it is in one.
     pub(crate) cluster: Option<String>,
-    /// Servers that it tells its clients of.
+    /// Servers that were named, or that it tells its clients of.
     pub(crate) known_servers: usize,
     /// The streams, or why they cannot be seen.
     pub(crate) streams: Result<Vec<(&'static str, Review)>, String>,

@@ -150,7 +150,11 @@ const FAULTS: &[Fault] = &[
         };
         broker(f).streams = Ok(vec![("NATTER_LOG", review)]);
     }),
-    ("broker.replicas", PROBLEM, |f| f.replicas = 5),
+    ("broker.replicas", WARNING, |f| f.replicas = 5),
+    ("broker.replicas", PROBLEM, |f| {
+        broker(f).cluster = None;
+        broker(f).known_servers = 0;
+    }),
     ("broker.replicas", WARNING, |f| f.replicas = 1),
     ("broker.rights", WARNING, |f| f.users.clear()),
     ("broker.rights", PROBLEM, |f| {
