@@ -4,7 +4,16 @@
 //! prints. Short in `./dev test`, long in `./dev soak PART`.
 
 mod cluster;
+mod faults;
+mod fence;
+mod owners;
+mod postgres;
 mod power;
+mod rolling;
+mod schedule;
+mod stopped;
 mod store_faults;
 mod store_lost;
 mod store_talk;
+mod takeover;
+mod talk;
