@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use tests::program::{Said, run};
-use tests::{Lie, PATIENCE, Stack, Tamperer, eventually};
+use tests::{Lie, PATIENCE, Part, Stack, Tamperer, eventually};
 use tokio::process::Command;
 
 use crate::settings::unhurried;
@@ -41,7 +41,9 @@ fn long_corpus(stack: &Stack) -> String {
 #[tokio::test]
 async fn a_run_with_churn_resumes_and_edits_ends_with_zeros() {
     let stack = unhurried().separate().start().await;
-    let url = stack.socket_url();
+    // Who loses a socket resumes at the other gateway.
+    let twin = stack.twin(Part::Gateway).await;
+    let (url, other) = (stack.socket_url(), twin.socket_url());
     let nats = stack.nats_url();
     let arguments = [
         "--rooms",
@@ -62,6 +64,8 @@ async fn a_run_with_churn_resumes_and_edits_ends_with_zeros() {
         "1",
         "--nats-url",
         nats,
+        "--url",
+        &other,
     ];
     let said = run(bench(&stack, url, &arguments)).await;
     let report = report(&said);

@@ -69,11 +69,12 @@ impl Stage {
 
     /// Where the user with this name connects.
     pub(crate) fn place(&self, name: &str, role: &str, number: usize) -> Place {
-        let url = self.url(number);
         // An address without a path gets the path of the protocol.
-        let url = Config::new(url, self.issuer.tokens_of(name)).url;
+        let whole = |url: &String| Config::new(url, self.issuer.tokens_of(name)).url;
+        let mut urls: Vec<String> = self.urls.iter().map(whole).collect();
+        urls.rotate_left(number % self.urls.len());
         Place {
-            url,
+            urls,
             tokens: self.issuer.tokens_of(name),
             app: app(role),
         }

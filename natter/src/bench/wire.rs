@@ -39,15 +39,13 @@ pub(crate) enum Heard {
 /// There is no token, or no server.
 pub(crate) async fn open(
     place: &Place,
-    narrow: bool,
+    (attempt, narrow): (usize, bool),
     fresh_token: bool,
 ) -> anyhow::Result<(Socket, String)> {
     let token = place.tokens.token(fresh_token).await?;
-    let request = ClientRequestBuilder::new(place.url.parse()?).with_sub_protocol(SUBPROTOCOL);
-    let rest = place
-        .url
-        .strip_prefix("ws://")
-        .context("only ws:// addresses")?;
+    let url = &place.urls[attempt % place.urls.len()];
+    let request = ClientRequestBuilder::new(url.parse()?).with_sub_protocol(SUBPROTOCOL);
+    let rest = url.strip_prefix("ws://").context("only ws:// addresses")?;
     let authority = rest.split('/').next().unwrap_or(rest);
     let host = if authority.contains(':') {
         authority.to_owned()

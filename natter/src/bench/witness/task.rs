@@ -50,6 +50,7 @@ pub(super) struct Task {
     next_id: u64,
     /// Whether the last token was refused as expired, or soon will be.
     fresh_token: bool,
+    attempts: usize,
 }
 
 /// Why a socket is over.
@@ -84,6 +85,7 @@ impl Task {
             // The first is that of `hello`.
             next_id: 2,
             fresh_token: false,
+            attempts: 0,
         }
     }
 
@@ -111,9 +113,10 @@ impl Task {
 
     async fn connect(&mut self) -> End {
         let narrow = self.manner == Manner::Slow;
+        self.attempts += 1;
         let opened = timeout(
             GREETING_MAX,
-            wire::open(&self.place, narrow, self.fresh_token),
+            wire::open(&self.place, (self.attempts, narrow), self.fresh_token),
         )
         .await;
         let Ok(Ok((mut socket, token))) = opened else {
