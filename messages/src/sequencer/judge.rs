@@ -14,9 +14,10 @@ use protocol::event::{EventBody, RoomKind};
 use protocol::limits::CID_AHEAD_MS_MAX;
 use protocol::query::{CidKey, UserFacts};
 use protocol::request::{Accepted, CommandResult};
-use protocol::room::RoomState;
 use protocol::room::message::MessageState;
+use protocol::room::{Restriction, RoomState};
 use protocol::{ErrorCode, Refusal, RoomId, Seq, Timestamp, UserId};
+use std::collections::BTreeMap;
 
 /// What became of one command for now.
 pub(super) enum Judged {
@@ -65,7 +66,7 @@ impl Sequencer {
         if let Some(told) = self.refusals.get(&key, self.wall(now)) {
             return Judged::Tentative(told.clone());
         }
-        if self.may_be_refused_elsewhere(request) {
+        if self.may_be_refused_elsewhere(request, now) {
             let refusal = Refusal::plain(ErrorCode::Timeout);
             return Judged::Final(CommandResult::Err(refusal));
         }
@@ -140,14 +141,23 @@ impl Sequencer {
     /// Whether the owner before may have refused a copy for a reason that has gone away since.
     ///
     /// It cannot be asked any more. It refused before our first record, and what takes a reason away is
-    /// an event of the room: a command made after either of the two was not refused and then allowed.
-    /// One made before both has to come again; its client is told that nothing is known.
-    fn may_be_refused_elsewhere(&self, request: &super::Request) -> bool {
+    /// an event of the room, or the end of a ban or mute: a command made after any of these was not
+    /// refused and then allowed. One made before has to come again; its client is told that nothing is
+    /// known. (Only a command about a message that was not there yet slips through.)
+    fn may_be_refused_elsewhere(&self, request: &super::Request, now: Timestamp) -> bool {
         let is_before = |moment: Timestamp| {
             request.body.deadline <= moment.plus_ms(self.config.request_within_ms)
         };
-        self.fenced_at.is_some_and(is_before)
-            && self
+        if !self.fenced_at.is_some_and(is_before) {
+            return false;
+        }
+        let has_ended = |restrictions: &BTreeMap<UserId, Restriction>| {
+            let until = restrictions.get(&request.actor).and_then(|it| it.until);
+            until.is_some_and(|until| until <= now && is_before(until))
+        };
+        let warm = self.partition.warm(&request.room).map(|room| &room.state);
+        warm.is_some_and(|state| has_ended(&state.bans) || has_ended(&state.mutes))
+            || self
                 .partition
                 .rights_changed(&request.room)
                 .is_some_and(is_before)

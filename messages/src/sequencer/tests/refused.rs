@@ -1,10 +1,11 @@
 //! What was refused for good stays refused, whatever copies of it are on their way.
 
-use super::{Owner, config, create, send, start, words};
+use super::{Owner, T0, config, create, room, send, start, words};
 use crate::partition::Record;
-use crate::sequencer::{Config, Sequencer, Ticket};
-use protocol::request::CommandReply;
-use protocol::{Cid, StreamSeq};
+use crate::sequencer::{Config, Request, Sequencer, Ticket};
+use protocol::request::{CommandReply, CommandRequest};
+use protocol::subject::Door;
+use protocol::{Cid, StreamSeq, UserId};
 use serde_json::json;
 
 /// Refused unless the room's head is 4: it is 2 when the room is made.
@@ -67,6 +68,45 @@ fn beyond_the_bound_nothing_is_refused_for_good() {
     assert_eq!(owner.gets(&both), ["conflict", "unavailable"]);
     assert_eq!(owner.gets(&[send(), send()]), ["3", "4"]);
     assert_eq!(owner.gets(&both), ["conflict", "5"]);
+}
+
+/// A ban of bob that ends so long after T0.
+fn ban_until(ms: i64) -> serde_json::Value {
+    json!({"op": "ban", "user": "bob", "until": T0.plus_ms(ms).0})
+}
+
+#[test]
+fn a_new_owner_leaves_open_what_a_ban_refused_that_has_ended_meanwhile() {
+    let mut before = Owner::new(config(), start(0, None));
+    before.makes_room();
+    assert_eq!(before.gets(&[ban_until(10_000)]), ["3"]);
+    before.now = T0.plus_ms(9_000);
+    let mut owner = successor(&before);
+    owner.now = T0.plus_ms(10_000);
+    let mut join = |deadline_ms| {
+        let cid = Cid::from_parts(1_800_000_000_000, [8; 10]);
+        let commands = json!([{"cid": cid, "op": "join"}]);
+        let request = Request {
+            door: Door::User,
+            actor: UserId::parse("bob").unwrap(),
+            room: room(),
+            body: CommandRequest {
+                deadline: T0.plus_ms(deadline_ms),
+                guest: false,
+                commands: serde_json::from_value(commands).unwrap(),
+            },
+        };
+        let ticket = owner.sequencer.handle_request(owner.now, request);
+        let mut replies = owner.settle();
+        while let Some(ask) = owner.sequencer.poll_lookup() {
+            owner.sequencer.handle_answer(ask.id, None);
+            replies.extend(owner.settle());
+        }
+        told(&replies, ticket)
+    };
+    // Made while the ban held, under the owner before; then after it had begun.
+    assert_eq!(join(13_900), ["timeout"]);
+    assert_eq!(join(14_001), ["4"]);
 }
 
 /// Takes over what another owner has written, at the same moment.
