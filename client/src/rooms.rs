@@ -190,6 +190,8 @@ pub struct Rooms {
     me: Option<UserId>,
     rooms: BTreeMap<RoomId, Room>,
     effects: VecDeque<Effect>,
+    /// Whether events of the own room were skipped in the catch-up that is running.
+    marks_skipped: bool,
 }
 
 impl Rooms {
@@ -215,6 +217,7 @@ impl Rooms {
             me,
             rooms,
             effects: VecDeque::new(),
+            marks_skipped: false,
         }
     }
 
@@ -273,6 +276,9 @@ impl Rooms {
         let (at, tl) = (snapshot.at, snapshot.tl.take());
         let known = self.rooms.remove(&id);
         let last = known.as_ref().map_or(Seq(0), |room| room.last);
+        if let Some(known) = &known {
+            self.keep_newer(&mut snapshot, known);
+        }
         let mut room = Room::new(snapshot, last);
         if let Some(known) = known {
             (room.waiting, room.timeline) = (known.waiting, known.timeline);
@@ -297,6 +303,24 @@ impl Rooms {
         self.enter(&id, room, tl, at);
     }
 
+    /// What events have told already is not taken back by a state from before them: of the room itself,
+    /// and of the mark, which the own room's events tell, as long as none of them was skipped.
+    fn keep_newer(&mut self, snapshot: &mut RoomSnapshot, known: &Room) {
+        if snapshot.room.is_own() {
+            self.marks_skipped |= snapshot.at > known.last;
+        }
+        if snapshot.at < known.last {
+            snapshot.clone_from(&known.snapshot);
+        } else if !self.marks_skipped {
+            (snapshot.read, snapshot.read_n) = (known.snapshot.read, known.snapshot.read_n);
+        }
+    }
+
+    /// Everything missed is here: from now on the own room's events tell every mark.
+    pub fn handle_live(&mut self) {
+        self.marks_skipped = false;
+    }
+
     /// A range that is not sent one by one.
     pub fn handle_skip(&mut self, skip: Skip) {
         let Skip {
@@ -313,6 +337,7 @@ impl Rooms {
         let Some(known) = self.rooms.remove(&id) else {
             return;
         };
+        self.keep_newer(&mut state, &known);
         let mut room = Room::new(state, known.last.max(to));
         (room.waiting, room.timeline, room.fetch) = (known.waiting, known.timeline, known.fetch);
         room.target = room

@@ -132,6 +132,7 @@ impl Core {
                     self.rooms.handle_gone(&room);
                 }
                 self.connection.handle_live(link, now);
+                self.rooms.handle_live();
                 self.take_effects();
                 self.take_cursor(link, Some(cur));
                 self.outputs.push_back(Output::Show(Update::Live));

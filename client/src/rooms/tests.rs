@@ -297,6 +297,35 @@ fn a_mark_whose_ordinal_is_not_told_counts_all_the_same() {
 }
 
 #[test]
+fn a_state_from_before_a_mark_does_not_take_it_back() {
+    let mut story = Story::new(Follow::Timeline, 0);
+    story.gets(1..=4);
+    let bob = UserId::parse("bob").unwrap();
+    let mut own = state(0);
+    own.room = RoomId::own(&bob);
+    story.rooms.handle_state(own.clone());
+    let mut read = event(1, r#""ev":"read","target":"r1","mark":3"#);
+    read.room = own.room.clone();
+    story.rooms.handle_event(read);
+    let unread = |story: &Story| story.rooms.get(&id()).unwrap().unread(&bob);
+    // Of another socket, or of a history that is behind.
+    story.rooms.handle_state(state(4));
+    assert_eq!(unread(&story), 1);
+    story.rooms.handle_state(state(2));
+    assert_eq!(story.rooms.get(&id()).unwrap().snapshot.at, Seq(4));
+    // Marks that are skipped are told by states.
+    (own.at, own.head) = (Seq(9), Seq(9));
+    story.rooms.handle_state(own);
+    let mut marked = state(4);
+    marked.read = Seq(4);
+    story.rooms.handle_state(marked);
+    assert_eq!(unread(&story), 0);
+    story.rooms.handle_live();
+    story.rooms.handle_state(state(4));
+    assert_eq!(unread(&story), 0);
+}
+
+#[test]
 fn a_restart_goes_on_where_it_was() {
     let mut story = Story::new(Follow::Timeline, 0);
     story.gets(1..=3);

@@ -76,6 +76,9 @@ pub(super) struct Follow {
     /// Rooms that were told to this socket by a `state`, each with a position at or behind its entering.
     /// A place that is rewound may lie before that; then the end of the membership must be told too.
     entered: BTreeMap<RoomId, StreamSeq>,
+    /// From where history was asked what was missed, and which of them it was told of.
+    asked_after: StreamSeq,
+    named: BTreeSet<RoomId>,
     next: Place,
     /// The last record of which something of the own room was sent. Marks stand in each room's state, so
     /// an older state would take them back.

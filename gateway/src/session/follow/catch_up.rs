@@ -29,6 +29,8 @@ impl Session {
         have.extend(
             behind.filter_map(|(room, _)| Some((room.clone(), *self.follow.rooms.get(room)?))),
         );
+        self.follow.asked_after = after;
+        self.follow.named = have.keys().cloned().collect();
         let query = Box::new(Query::CatchUp {
             viewer,
             after,
@@ -58,12 +60,30 @@ impl Session {
             Outcome::Answer(Err(_)) | Outcome::Sent(_) | Outcome::Introduced(_) => None,
         };
         match answer {
+            Some((_, answer)) if answer.known && self.forgets(&answer) => {
+                self.ask_catch_up(outside);
+            }
             Some((applied, answer)) if answer.known => self.take_catch_up(applied, answer, outside),
             // Memory still has it all: then it comes one by one, however much it is.
             Some(_) | None if self.is_in_memory(after, outside) => {}
             Some(_) => self.close(CloseCode::LagUnrecoverable),
             None => self.follow.retry_at = Some(now.ticks + RETRY_MS),
         }
+    }
+
+    /// Whether the answer says nothing of the end of a room that was told while it was under way.
+    fn forgets(&self, answer: &CatchUp) -> bool {
+        let ends = |room: &RoomId| {
+            let ended = |missed: &Missed| matches!(missed, Missed::Events { room: of, gone: true, .. } if of == room);
+            answer.missed.iter().any(ended)
+        };
+        let mut entered = self.follow.entered.iter();
+        entered.any(|(room, since)| {
+            *since > self.follow.asked_after
+                && !self.follow.named.contains(room)
+                && !answer.rooms.contains(room)
+                && !ends(room)
+        })
     }
 
     fn is_in_memory(&self, after: StreamSeq, outside: &dyn Outside) -> bool {

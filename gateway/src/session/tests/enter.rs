@@ -109,6 +109,40 @@ fn a_state_that_is_under_way_survives_a_lag() {
 }
 
 #[test]
+fn a_room_told_while_history_was_thinking_is_told_to_its_end() {
+    let world = World::with_ring(50);
+    let mut client = Client::is_in(&world, &["r1"]);
+    world.stores(&[("r2", 3, member("alice", Added))]);
+    client.worker_delivers();
+    let (second, ..) = client.question();
+    world.stores(&[("r3", 7, member("alice", Added))]);
+    client.worker_delivers();
+    let (third, ..) = client.question();
+    lags_beyond_memory(&world, &mut client);
+    client.hears();
+    let (lagged, ..) = client.question();
+    // The place goes back before the entering of r3, of which nothing was told yet.
+    client.outcome(second, answer(11, &snapshots(&["r2"], 3)));
+    let away = protocol::Refusal::plain(protocol::ErrorCode::Unavailable);
+    client.outcome(lagged, crate::session::outside::Outcome::Answer(Err(away)));
+    client.waits_until(2_000);
+    let (asked, ..) = client.question();
+    client.outcome(third, answer(12, &snapshots(&["r3"], 7)));
+    assert_eq!(client.hears_short(), ["state r2 at 3", "state r3 at 7"]);
+    // Asked before, history does not know that anybody was told of r3, which has ended.
+    let nothing = json!({"known":true,"missed":[],"rooms":["r1","r2"],"more":false});
+    client.outcome(asked, answer(212, &nothing));
+    let missed = json!([{"events":{"room":"r3","events":[],"gone":true}}]);
+    let missed = json!({"known":true,"missed":missed,"rooms":["r1","r2"],"more":false});
+    let query = client.history_answers(212, &missed);
+    let Query::CatchUp { have, .. } = query else {
+        panic!("{query:?}")
+    };
+    assert_eq!(have.get("r3"), Some(&Seq(7)));
+    assert_eq!(client.hears_short(), ["gone r3", "live"]);
+}
+
+#[test]
 fn a_room_entered_behind_a_rewound_place_is_named_to_history() {
     let world = World::with_ring(50);
     let mut client = Client::is_in(&world, &["r1"]);

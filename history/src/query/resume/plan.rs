@@ -136,7 +136,9 @@ impl Plan {
             match stay.present {
                 Some(Present::Events(first, _)) => stay.present = Some(Present::Skip(first)),
                 Some(Present::Skip(_) | Present::State(_)) => {}
-                None => stay.present = Some(Present::State(after)),
+                None if stay.left.is_none() => stay.present = Some(Present::State(after)),
+                // It has ended, be it behind what the answer covers.
+                None => {}
             }
         }
     }
@@ -353,6 +355,11 @@ mod tests {
         assert_eq!(plan.skipped(), BTreeMap::from([(room("events"), Seq(11))]));
         assert_eq!(plan.entered(), [room("quiet")]);
         assert!(plan.one_by_one().is_empty());
+        let intervals = [interval("left", 2, Some(15), 20)];
+        let first = BTreeMap::from([(room("left"), Seq(11))]);
+        let mut plan = Plan::new(&intervals, None, &first, (StreamSeq(100), &BTreeMap::new()));
+        plan.retell(&[room("left")].into(), StreamSeq(100));
+        assert!(plan.entered().is_empty(), "a room that ends has no state");
     }
 
     #[test]
