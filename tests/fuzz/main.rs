@@ -2,23 +2,33 @@
 //!
 //! In `./dev test` each target is called with its corpus and a few seconds of mutations, in
 //! `./dev soak fuzz` with ten minutes of them. `fuzz/` has the same targets for libFuzzer, which also
-//! follows coverage. A mutation that breaks something is printed, to be put into the corpus.
+//! follows coverage; the soak runs it for as long, where cargo-fuzz and a nightly toolchain are installed.
+//! A mutation that breaks something is printed, to be put into the corpus.
 
 mod corpus;
 mod mutate;
 mod targets;
+mod websocket;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use targets::{TARGETS, Target};
-use tests::{Rounds, either, figure};
+use tests::{Rounds, either, figure, not_run, tool};
 use tokio::time::Instant;
 
 /// Mutations between two looks at the clock.
 const BATCH: u64 = 1_000;
 /// Of a target's time in a soak, so that one that is stopped goes on where it was.
 const SLICES: u64 = 20;
+
+/// Every target, also the one that libFuzzer does not have.
+fn all() -> impl Iterator<Item = Target> {
+    let websocket: Target = ("websocket", websocket::websocket);
+    TARGETS.iter().copied().chain([websocket])
+}
 
 /// Calls the target, and says with which bytes it panics.
 fn holds((name, target): Target, bytes: &[u8]) {
@@ -32,7 +42,7 @@ fn holds((name, target): Target, bytes: &[u8]) {
 
 #[test]
 fn every_corpus_holds() {
-    for target in TARGETS {
+    for target in all() {
         let corpus = corpus::of(target.0);
         assert!(
             corpus.len() >= 8,
@@ -40,7 +50,7 @@ fn every_corpus_holds() {
             target.0
         );
         for bytes in &corpus {
-            holds(*target, bytes);
+            holds(target, bytes);
         }
     }
 }
@@ -48,8 +58,8 @@ fn every_corpus_holds() {
 /// Calls a target with mutations of its corpus for a while; a slice is always the same mutations, if
 /// not always as many.
 fn mutated(name: &str) {
-    let target = TARGETS.iter().find(|(known, _)| *known == name);
-    let target = *target.expect("there is such a target");
+    let target = all().find(|(known, _)| *known == name);
+    let target = target.expect("there is such a target");
     let corpus = corpus::of(name);
     let slice = either(Duration::from_secs(1), Duration::from_secs(600 / SLICES));
     let mut calls = 0;
@@ -89,6 +99,34 @@ fn mutated_subjects_hold() {
 #[test]
 fn mutated_cursors_hold() {
     mutated("cursor");
+}
+
+#[test]
+fn mutated_sockets_hold() {
+    mutated("websocket");
+}
+
+/// A target for ten minutes, beginning with the committed corpus; only in a soak.
+#[test]
+fn what_libfuzzer_mutated_holds() {
+    for round in Rounds::of("fuzz.libfuzzer", 0, 5) {
+        if tool("cargo-fuzz").is_none() || tool("rustup").is_none() {
+            return not_run("libFuzzer", "cargo-fuzz or rustup is not installed");
+        }
+        let (name, _) = TARGETS[usize::try_from(round).expect("few rounds")];
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let found = root.join("fuzz/corpus").join(name);
+        std::fs::create_dir_all(&found).expect("the sources can be written");
+        let status = Command::new("rustup")
+            .args(["run", "nightly", "cargo", "fuzz", "run", name])
+            .arg(&found)
+            .arg(root.join("tests/data/fuzz").join(name))
+            .args(["--", "-max_total_time=600", "-max_len=4096", "-timeout=5"])
+            .current_dir(&root)
+            .status();
+        let status = status.expect("rustup can be started");
+        assert!(status.success(), "libFuzzer on {name}: {status}");
+    }
 }
 
 /// A parser with a fault that only odd bytes find.

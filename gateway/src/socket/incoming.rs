@@ -14,6 +14,8 @@ use protocol::limits::FRAME_BYTES_MAX;
 const OPCODE: u8 = 0x0f;
 /// Opcodes from here on are control frames, which are no part of a message.
 const CONTROL: u8 = 0x08;
+const RESERVED: u8 = 0x70;
+const MASKED: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
 /// RFC 6455, section 5.5.
 const CONTROL_BYTES_MAX: u64 = 125;
@@ -104,6 +106,11 @@ impl Unread {
         let [first, second, rest @ ..] = &self.bytes[..] else {
             return Ok(());
         };
+        // Before any length: how a socket ends must not depend on how its bytes arrive.
+        let known = matches!(first & OPCODE, 0..=2 | 8..=10);
+        if !known || first & RESERVED != 0 || second & MASKED == 0 {
+            return Err(Breach::Protocol);
+        }
         let declared = match second & LENGTH {
             126 => rest
                 .first_chunk()
@@ -252,6 +259,14 @@ mod tests {
                 Some(Breach::TooLarge),
                 "{declared}"
             );
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_none_is_refused_for_that_however_large_it_is() {
+        let unmasked = [&[TEXT, 127][..], &[0xff; 8]].concat();
+        for bytes in [header(0x83, 1 << 40), header(0xc1, 1 << 40), unmasked] {
+            assert_eq!(breaks(&bytes), Some(Breach::Protocol), "{bytes:?}");
         }
     }
 
