@@ -14,6 +14,7 @@ use crate::shared::Shared;
 use crate::socket::alarm::Alarm;
 use crate::transport::{Transport, Writing};
 use protocol::error::CloseCode;
+use protocol::limits::ClientLimits;
 use protocol::{ConnId, DeviceId, LogId, Refusal, RoomId, StreamSeq, UserId};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -78,6 +79,10 @@ impl Outside for View<'_> {
 
     fn rate(&self, user: &UserId) -> Verdict {
         self.hub.shared.rates.check(user)
+    }
+
+    fn limits(&self) -> ClientLimits {
+        self.hub.shared.rates.limits()
     }
 
     fn head(&self) -> Option<(LogId, StreamSeq)> {

@@ -6,7 +6,7 @@ use crate::session::outside::Verdict;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use protocol::UserId;
-use protocol::limits::RATE_ABUSE_FACTOR;
+use protocol::limits::{ClientLimits, RATE_ABUSE_FACTOR};
 use std::num::NonZeroU32;
 
 /// The limiters of all users.
@@ -15,6 +15,8 @@ pub struct Rates {
     polite: DefaultKeyedRateLimiter<UserId>,
     abuse: DefaultKeyedRateLimiter<UserId>,
     clock: DefaultClock,
+    user_rate: u32,
+    user_burst: u32,
 }
 
 impl Rates {
@@ -31,6 +33,18 @@ impl Rates {
             polite: RateLimiter::keyed(quota(1)),
             abuse: RateLimiter::keyed(quota(RATE_ABUSE_FACTOR)),
             clock: DefaultClock::default(),
+            user_rate: rate,
+            user_burst: burst,
+        }
+    }
+
+    /// What clients are told, so that they can keep to it.
+    #[must_use]
+    pub fn limits(&self) -> ClientLimits {
+        ClientLimits {
+            user_rate: self.user_rate,
+            user_burst: self.user_burst,
+            ..ClientLimits::default()
         }
     }
 

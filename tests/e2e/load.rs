@@ -119,6 +119,20 @@ async fn a_run_with_readers_that_lag_ends_with_zeros() {
     assert!(report["slow"]["lagged"].as_u64() > Some(0), "{report}");
 }
 
+#[tokio::test]
+async fn a_client_is_told_the_rate_that_holds() {
+    let stack = Stack::builder()
+        .env("NATTER_GATEWAY_USER_RATE", "7")
+        .env("NATTER_GATEWAY_USER_BURST", "9")
+        .start()
+        .await;
+    let limits = &stack.user("alice").await.hello["limits"];
+    assert_eq!(
+        (&limits["user_rate"], &limits["user_burst"]),
+        (&7.into(), &9.into())
+    );
+}
+
 /// Waits until the latest room has that many messages in the archive.
 async fn are_archived(stack: &Stack, messages: u64) {
     eventually(PATIENCE, async || {

@@ -10,7 +10,7 @@ use protocol::cursor::Cursor;
 use protocol::error::CloseCode;
 use protocol::frame::server::reply_ok;
 use protocol::frame::{Hello, HelloOk, RoomSnapshot, ServerEvent, Window};
-use protocol::limits::{ClientLimits, PING_INTERVAL_MS, WINDOW_ROOMS_MAX, WINDOW_TIMELINE_MAX};
+use protocol::limits::{PING_INTERVAL_MS, WINDOW_ROOMS_MAX, WINDOW_TIMELINE_MAX};
 use protocol::query::{CatchUp, Missed, Query, Snapshots};
 use protocol::{ErrorCode, Refusal, RoomId, Seq, StreamSeq};
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,7 +146,7 @@ impl Session {
         };
         let user = self.user().cloned();
         if let Some(rooms) = user.and_then(|user| outside.rooms_at(&user, after)) {
-            self.answer_hello(now, id, true, listed(&mut rooms.iter()));
+            self.answer_hello(now, id, (true, listed(&mut rooms.iter())), outside);
             let rooms = rooms.into_iter().map(|room| (room, Seq(0))).collect();
             self.follow.have.clone_from(&hello.have);
             return self.start_following(now, rooms, after);
@@ -264,7 +264,8 @@ impl Session {
             self.phase = Phase::Greeting(greeting);
             return self.ask_snapshots(answered.applied);
         }
-        self.answer_hello(now, greeting.id, true, listed(&mut answer.rooms.iter()));
+        let count = listed(&mut answer.rooms.iter());
+        self.answer_hello(now, greeting.id, (true, count), outside);
         self.start_following(now, BTreeMap::new(), answered.applied);
         self.take_catch_up(answered.applied, answer, outside);
     }
@@ -330,7 +331,7 @@ impl Session {
             })
             .collect();
         let mut names = snapshots.rooms.iter().map(|snapshot| &snapshot.room);
-        self.answer_hello(now, id, false, listed(&mut names));
+        self.answer_hello(now, id, (false, listed(&mut names)), outside);
         let mut rooms = BTreeMap::new();
         let mut frames = Vec::with_capacity(snapshots.rooms.len());
         for snapshot in snapshots.rooms {
@@ -350,7 +351,13 @@ impl Session {
         self.follow.backlog.extend(frames);
     }
 
-    fn answer_hello(&mut self, now: Moment, id: Option<u64>, resumed: bool, rooms: usize) {
+    fn answer_hello(
+        &mut self,
+        now: Moment,
+        id: Option<u64>,
+        (resumed, rooms): (bool, usize),
+        outside: &dyn Outside,
+    ) {
         self.phase = Phase::Greeted;
         self.heartbeat.handle_greeted();
         let (Some(id), Some(who)) = (id, &self.who) else {
@@ -362,7 +369,7 @@ impl Session {
             conn: self.conn.clone(),
             now: now.wall,
             ping_ms: PING_INTERVAL_MS,
-            limits: ClientLimits::default(),
+            limits: outside.limits(),
             resumed,
             rooms: Some(rooms),
             token_exp: who.identity.expires,

@@ -4,6 +4,7 @@ use crate::auth::Identity;
 use crate::ring::record::Record;
 use protocol::command::WriteCommand;
 use protocol::error::CloseCode;
+use protocol::limits::ClientLimits;
 use protocol::query::{Query, ReadCounts};
 use protocol::request::CommandResult;
 use protocol::{DeviceId, LogId, Refusal, RoomId, StreamSeq, UserId};
@@ -47,6 +48,10 @@ pub trait Outside {
     fn admit(&self, user: &UserId, device: Option<&DeviceId>) -> Result<(), CloseCode>;
     /// Counts one command of this user.
     fn rate(&self, user: &UserId) -> Verdict;
+    /// The limits that a client is told; those of the protocol unless they are configured.
+    fn limits(&self) -> ClientLimits {
+        ClientLimits::default()
+    }
     /// The log and the newest position that the process has, once it has one.
     fn head(&self) -> Option<(LogId, StreamSeq)>;
     /// Up to here this worker has delivered to every live socket.
