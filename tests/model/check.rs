@@ -4,7 +4,8 @@ use crate::model::World;
 use crate::setup::{Setup, Shortcut, Sight};
 use crate::truth::Broken;
 use crate::world::{Action, State};
-use stateright::{Checker as _, HasDiscoveries, Model, Property};
+use stateright::{Checker, HasDiscoveries, Model, Path, Property};
+use std::collections::HashMap;
 use tokio::time::Instant;
 
 /// A run with more is no part of the tests, nor of a soak.
@@ -94,27 +95,19 @@ pub fn holds(setup: Setup) {
 
 /// Explores every state of a set-up: no promise may break, and everything that it is about must be met.
 pub fn explore(setup: Setup) -> usize {
-    let checker = run(setup);
-    let world = checker.model();
-    let found = checker.discoveries();
-    for (name, path) in &found {
+    let explored = run(setup);
+    for (name, path) in &explored.found {
         if *name != ALL_SETTLED {
             panic!("{}: broken: {name}\n{}", setup.name, tell(path.clone()));
         }
     }
-    assert!(
-        checker.state_count() < states_max(),
-        "{}: not complete",
-        setup.name
-    );
-    assert!(found.contains_key(ALL_SETTLED), "{ALL_SETTLED}: never");
-    let unseen: Vec<&Sight> = setup
-        .sights
-        .iter()
-        .filter(|s| world.sights(**s) == 0)
-        .collect();
+    let states = explored.states;
+    assert!(states < states_max(), "{}: not complete", setup.name);
+    let settled = explored.found.contains_key(ALL_SETTLED);
+    assert!(settled, "{ALL_SETTLED}: never");
+    let unseen = explored.unseen;
     assert!(unseen.is_empty(), "{}: never met: {unseen:?}", setup.name);
-    checker.state_count()
+    states
 }
 
 /// Finds a promise that a shortcut breaks in a set-up where none breaks without it.
@@ -125,8 +118,7 @@ pub fn breaks_only_with(shortcut: Shortcut, setup: Setup, promises: &[&str]) {
 
 /// Finds a promise that a shortcut breaks.
 pub fn breaks(setup: Setup, promises: &[&str]) {
-    let checker = run(setup);
-    let mut found = checker.discoveries();
+    let mut found = run(setup).found;
     found.remove(ALL_SETTLED);
     let names: Vec<&str> = found.keys().copied().collect();
     let Some(path) = promises.iter().find_map(|promise| found.remove(promise)) else {
@@ -138,14 +130,28 @@ pub fn breaks(setup: Setup, promises: &[&str]) {
     println!("   broken: {names:?}\n{}", tell(path));
 }
 
-fn run(setup: Setup) -> impl stateright::Checker<World> {
+/// What came of a run.
+struct Explored {
+    states: usize,
+    found: HashMap<&'static str, Path<State, Action>>,
+    unseen: Vec<Sight>,
+}
+
+fn run(setup: Setup) -> Explored {
     let began = Instant::now();
     let checker = World::new(setup)
         .checker()
         .finish_when(HasDiscoveries::AnyFailures)
-        .target_state_count(states_max())
-        .spawn_bfs()
-        .join();
+        .target_state_count(states_max());
+    if tests::is_soak() {
+        // The shortest path to what breaks is worth less than the memory of all that is to be done.
+        explored(setup, &checker.spawn_dfs().join(), began)
+    } else {
+        explored(setup, &checker.spawn_bfs().join(), began)
+    }
+}
+
+fn explored(setup: Setup, checker: &impl Checker<World>, began: Instant) -> Explored {
     let took = began.elapsed();
     let world = checker.model();
     let book = world.book.lock().expect("no step panics");
@@ -162,10 +168,15 @@ fn run(setup: Setup) -> impl stateright::Checker<World> {
         book.steps(),
     );
     drop(book);
-    checker
+    let sights = setup.sights.iter().copied();
+    Explored {
+        states: checker.state_count(),
+        found: checker.discoveries(),
+        unseen: sights.filter(|sight| world.sights(*sight) == 0).collect(),
+    }
 }
 
-fn tell(path: stateright::Path<State, Action>) -> String {
+fn tell(path: Path<State, Action>) -> String {
     let (last, actions) = (path.last_state().clone(), path.into_actions());
     let steps: Vec<String> = actions
         .iter()

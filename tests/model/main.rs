@@ -28,6 +28,7 @@ mod truth;
 mod world;
 
 use check::holds;
+use setup::Setup;
 
 #[test]
 fn every_promise_holds_while_owners_rival() {
@@ -72,7 +73,11 @@ fn every_promise_holds_while_an_owner_forgets_what_history_has() {
 /// `./dev soak model`: three writers and two rooms, with more that goes wrong.
 #[test]
 fn every_promise_holds_in_two_rooms_long_in_a_soak() {
-    holds(tests::either(setups::ROOMS, setups::SOAK));
+    let setups: &[Setup] = tests::either(&[setups::ROOMS], &setups::SOAK);
+    let count = u64::try_from(setups.len()).unwrap();
+    for round in tests::Rounds::of("model", count, count) {
+        holds(setups[usize::try_from(round).unwrap()]);
+    }
 }
 
 #[test]

@@ -202,25 +202,58 @@ pub const ROOMS: Setup = Setup {
     ..RIVALS
 };
 
-/// The same, and more goes wrong; for hours.
-pub const SOAK: Setup = Setup {
-    name: "soak",
-    budget: Budget {
-        takeovers: 2,
-        timeouts: 1,
-        late_requests: 1,
-        resends: 1,
-        ..Budget::NONE
+/// The same three writers and two rooms, and more goes wrong; each takes long.
+pub const SOAK: [Setup; 3] = [
+    Setup {
+        name: "soak-timeouts",
+        budget: Budget {
+            takeovers: 2,
+            timeouts: 1,
+            late_answers: 1,
+            resends: 1,
+            ..Budget::NONE
+        },
+        sights: &[
+            Sight::TwoOwners,
+            Sight::Conflict,
+            Sight::DeniedByRead,
+            Sight::FloatStored,
+            Sight::StoredButTimedOut,
+        ],
+        ..ROOMS
     },
-    sights: &[
-        Sight::TwoOwners,
-        Sight::Conflict,
-        Sight::DeniedByRead,
-        Sight::FloatStored,
-        Sight::LateArrival,
-    ],
-    ..ROOMS
-};
+    Setup {
+        name: "soak-late",
+        budget: Budget {
+            takeovers: 2,
+            crashes: 1,
+            late_requests: 1,
+            resends: 1,
+            ..Budget::NONE
+        },
+        sights: &[
+            Sight::TwoOwners,
+            Sight::Conflict,
+            Sight::DeniedByRead,
+            Sight::LateArrival,
+        ],
+        ..ROOMS
+    },
+    Setup {
+        name: "soak-cold",
+        cold: true,
+        forgets: true,
+        budget: Budget {
+            takeovers: 1,
+            ticks: 1,
+            failed_asks: 1,
+            resends: 1,
+            ..Budget::NONE
+        },
+        sights: &[Sight::TwoOwners, Sight::ColdRoom, Sight::Later],
+        ..ROOMS
+    },
+];
 
 /// Owners know only the log's tail, forget what they may, and ask a history that lags.
 pub const COLD: Setup = Setup {
