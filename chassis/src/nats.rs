@@ -31,6 +31,7 @@ mod append;
 pub mod clocks;
 mod error;
 mod events;
+mod stranded;
 mod stream;
 
 /// Two missed pings end a connection, so a silent network costs about 10 seconds.

@@ -159,6 +159,7 @@ impl Process {
         service: &'static str,
         nats: &NatsArgs,
     ) -> Result<Context, NatsError> {
+        let servers = nats.servers(&mut Problems::new()).len();
         let instance = instance_id();
         let health = self.health.scope(service);
         health.set_down(STARTED, "starting");
@@ -169,6 +170,12 @@ impl Process {
             "nats-health",
             nats.clone().keep_health(health.clone(), shutdown.clone()),
         );
+        if servers > 1 {
+            tasks.spawn(
+                "nats-stranded",
+                nats.clone().leave_when_stranded(shutdown.clone()),
+            );
+        }
         Ok(Context {
             nats,
             tasks,

@@ -47,6 +47,8 @@ pub(crate) struct View {
     pub(crate) foreign: bool,
     /// The broker has another log than the one that this process began with.
     pub(crate) replaced: bool,
+    /// The log has replicas, so its leader can change.
+    pub(crate) is_replicated: bool,
     /// History answered when it was asked last.
     pub(crate) answers: bool,
 }
@@ -89,6 +91,7 @@ struct Log {
     /// Its clock minus ours.
     offset_ms: i64,
     id: Option<String>,
+    is_replicated: bool,
 }
 
 #[derive(Deserialize)]
@@ -100,6 +103,7 @@ struct StreamInfo {
 
 #[derive(Deserialize)]
 struct StreamInfoConfig {
+    num_replicas: u32,
     #[serde(default)]
     metadata: BTreeMap<String, String>,
 }
@@ -224,6 +228,7 @@ impl History {
         Some(Log {
             bounds,
             offset_ms: broker_ms - middle,
+            is_replicated: info.config.num_replicas > 1,
             id: info.config.metadata.remove(LOG_EPOCH_METADATA),
         })
     }
@@ -246,6 +251,7 @@ impl History {
             if !view.replaced {
                 view.log = Some(log.bounds);
             }
+            view.is_replicated = log.is_replicated;
             view.clock_offset_ms = log.offset_ms;
         }
         view

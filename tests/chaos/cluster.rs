@@ -7,7 +7,9 @@ mod load;
 
 use std::time::Duration;
 
-use tests::{Cluster, NODES, Rounds, Stack, Weather, figure};
+use chassis::config::NatsArgs;
+use chassis::health::Health;
+use tests::{Cluster, Rounds, Stack, Weather, figure};
 use tokio::time::Instant;
 
 use self::load::Load;
@@ -97,21 +99,52 @@ async fn a_node_is_cut_off_and_nothing_is_lost() {
     let mut cluster = Cluster::start().await;
     let stack = stack_of(&cluster).await;
     let mut stored = 0;
-    for round in Rounds::of("cluster-partitions", 1, 20) {
-        // The leader first; then whoever it is, with and without anybody being told.
+    for round in Rounds::of("cluster-partitions", 2, 20) {
+        // The leader, without anybody being told; then the node of each service, and the other way too.
         let leader = cluster.leader_of(LOG).await;
-        let round = usize::try_from(round).expect("rounds are few");
-        let node = (leader + round / 2) % NODES;
-        let weather = if round.is_multiple_of(2) {
+        let (node, whose) = match round % 4 {
+            0 => (leader, "the leader"),
+            1 => (cluster.node_of("messages").await, "messages"),
+            2 => (cluster.node_of("gateway").await, "gateway"),
+            _ => (cluster.node_of("history").await, "history"),
+        };
+        let weather = if (round + round / 4).is_multiple_of(2) {
             Weather::Silent
         } else {
             Weather::Cut
         };
         let (count, stood) = a_round(&mut cluster, &stack, CutOff(node, weather)).await;
         println!(
-            "round {round}: n{node} cut off ({weather:?}), n{leader} led, {count} stored, {AFTER} more after {stood:?}"
+            "round {round}: n{node} of {whose} cut off ({weather:?}), n{leader} led, {count} stored, {AFTER} more after {stood:?}"
         );
         stored += count;
     }
     figure("cluster.partitions.stored", stored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_cut_off_is_not_believed() {
+    let cluster = Cluster::start().await;
+    let _stack = stack_of(&cluster).await;
+    let leader = cluster.leader_of(LOG).await;
+    let arguments = NatsArgs::to(cluster.url_of(leader));
+    let nats = chassis::nats::connect(&arguments, "reader", &Health::new()).await;
+    let nats = nats.expect("it can be set up");
+    nats.connected().await;
+    let subject = "log.7";
+    let before = nats
+        .last_for_subject(LOG, subject)
+        .await
+        .expect("it answers");
+    assert!(nats.leader_is_proven(LOG).await.expect("it answers"));
+    cluster.is_cut_off(leader, Weather::Silent);
+    cluster.has_another_leader(LOG, leader).await;
+    // It does not know yet, and tells what may be long past.
+    let stale = nats.last_for_subject(LOG, subject).await;
+    println!("it answers: {}", stale.is_ok());
+    if let Ok(stale) = stale {
+        assert_eq!(stale.map(|it| it.seq), before.map(|it| it.seq));
+    }
+    let proven = nats.leader_is_proven(LOG).await;
+    assert!(!matches!(proven, Ok(true)), "it is believed");
 }

@@ -110,7 +110,10 @@ impl Talk {
         let before: Vec<usize> = self.rooms.iter().map(count).collect();
         eventually(PATIENCE * 3, async || {
             let now = self.rooms.iter().map(count);
-            let silent = before.iter().zip(now).filter(|(before, now)| now <= before);
+            let silent = before
+                .iter()
+                .zip(now)
+                .filter(|(before, now)| now <= *before);
             match silent.count() {
                 0 => Ok(()),
                 silent => Err(format!("{silent} are not heard")),

@@ -152,6 +152,24 @@ impl Cluster {
         .await
     }
 
+    /// The node that a service is connected to, such as `messages`.
+    pub async fn node_of(&self, service: &str) -> usize {
+        eventually(SETTLED_WITHIN, async || {
+            for (node, monitor) in self.monitors.iter().enumerate() {
+                let url = format!("http://127.0.0.1:{}/connz", monitor.number);
+                let answer = Request::get(url).try_send().await;
+                let connections = answer.map(|answer| answer.json()).unwrap_or_default();
+                let names = connections["connections"].as_array().into_iter().flatten();
+                let mut names = names.filter_map(|it| it["name"].as_str());
+                if names.any(|name| name.starts_with(&format!("{service}-"))) {
+                    return Ok(node);
+                }
+            }
+            Err(format!("{service} is not connected"))
+        })
+        .await
+    }
+
     /// Waits until every node is up to date in all that it takes part in: then any one may be lost.
     pub async fn is_healthy(&self) {
         for monitor in &self.monitors {

@@ -24,6 +24,10 @@ const NO_MESSAGE: u64 = 10_037;
 /// The server's code for a stream that is absent.
 pub(crate) const NO_STREAM: u64 = 10_059;
 
+/// Followers elect another leader when they have not heard from theirs for four seconds at least; they
+/// answer it each second.
+const HEARD_WITHIN: Duration = Duration::from_millis(2_500);
+
 /// The most bytes that one batch of direct reads asks for: it must pass the receiving buffers.
 const BATCH_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
@@ -84,6 +88,33 @@ struct InfoState {
     bytes: u64,
     first_seq: u64,
     last_seq: u64,
+}
+
+/// How the stream's leader stands with its followers.
+#[derive(Deserialize)]
+struct Standing {
+    cluster: Option<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    #[serde(default)]
+    replicas: Vec<Follower>,
+}
+
+#[derive(Deserialize)]
+struct Follower {
+    /// Nanoseconds since it was heard from.
+    active: u64,
+}
+
+impl Group {
+    fn is_proven(&self) -> bool {
+        let lately = |follower: &&Follower| Duration::from_nanos(follower.active) < HEARD_WITHIN;
+        let heard = self.replicas.iter().filter(lately).count();
+        // With the leader itself a majority of all.
+        heard >= self.replicas.len().div_ceil(2)
+    }
 }
 
 #[derive(Deserialize)]
@@ -258,6 +289,20 @@ impl Nats {
         }
     }
 
+    /// Whether the stream's leader was still its only one when this was called.
+    ///
+    /// A leader that was cut off answers reads for ten seconds more, while another is elected after four.
+    /// Who has lately heard from so many followers that with it they are a majority is not replaced yet.
+    /// Without replicas there is no other.
+    ///
+    /// # Errors
+    /// If the leader does not answer or refuses.
+    pub async fn leader_is_proven(&self, stream: &str) -> Result<bool, ApiError> {
+        let operation = format!("STREAM.INFO.{stream}");
+        let Standing { cluster } = self.api(&operation, &()).await?;
+        Ok(cluster.is_none_or(|cluster| cluster.is_proven()))
+    }
+
     /// Creates a stream with these settings, or finds it with exactly these.
     ///
     /// # Errors
@@ -374,4 +419,26 @@ impl From<SendError> for ApiError {
 
 fn malformed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ApiError {
     ApiError::Malformed(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_proven(active_ms: &[u64]) -> bool {
+        let follower = |ms: &u64| Follower {
+            active: ms * 1_000_000,
+        };
+        let replicas = active_ms.iter().map(follower).collect();
+        Group { replicas }.is_proven()
+    }
+
+    #[test]
+    fn a_leader_is_believed_that_has_lately_heard_from_a_majority() {
+        assert!(is_proven(&[]), "alone");
+        assert!(is_proven(&[900, 60_000]), "two of three");
+        assert!(!is_proven(&[2_600, 60_000]), "one of three");
+        assert!(is_proven(&[10, 20, 9_000, 9_000]), "three of five");
+        assert!(!is_proven(&[10, 9_000, 9_000, 9_000]), "two of five");
+    }
 }

@@ -1,7 +1,8 @@
 //! Where a partition's commands come in, and how they get to the next owner when this one ends.
 //!
 //! An unsubscription drops what is on its way. So the old owner stays subscribed until the next one is,
-//! keeps what arrives meanwhile, and then sends it on: a copy that both have got is a repeat.
+//! keeps what arrives meanwhile, sends it on, and goes on sending on for a moment: a copy that both have got
+//! is a repeat.
 //!
 //! Commands come in only once the epoch record is stored. An owner before that is not gone gets them
 //! too; had it refused one, with a proof, before that record, this one could find the reason gone later
@@ -27,6 +28,11 @@ const NEXT_OWNER: Duration = Duration::from_secs(2);
 const ASK: Duration = Duration::from_millis(20);
 /// How long an answer to that may take.
 const ANSWER: Duration = Duration::from_millis(200);
+/// How long the subscription outlives the work: far longer than the brokers of a cluster need to tell each
+/// other of the next owner's.
+const LINGER: Duration = Duration::from_millis(250);
+/// The header that says who has sent a message on.
+const SENT_ON_BY: &str = "Natter-Sent-On-By";
 /// How soon a client that could not be sent on should try again.
 const RETRY_AFTER_MS: u64 = 200;
 
@@ -117,8 +123,6 @@ impl Inlets {
                 }
             }
         }
-        // From here on the next owner has whatever comes.
-        drop(commands);
         for message in kept {
             if found {
                 send_on(shared, message).await;
@@ -126,7 +130,27 @@ impl Inlets {
                 refuse(shared, &message).await;
             }
         }
+        if found {
+            linger(shared, &mut commands).await;
+        }
     }
+}
+
+/// Sends on what still comes this way: a broker elsewhere in a cluster may hear of this owner's end before
+/// it hears of the next one's beginning, and what it has sent here would be dropped.
+async fn linger(shared: &Shared, commands: &mut Option<ReadyChunks<Subscriber>>) {
+    let until = Instant::now() + LINGER;
+    while let Ok(messages) = tokio::time::timeout_at(until, next_of(commands)).await {
+        for message in messages.into_iter().filter(|it| !is_sent_on(shared, it)) {
+            send_on(shared, message).await;
+        }
+    }
+}
+
+/// Whether this is a message that this process has sent on itself.
+fn is_sent_on(shared: &Shared, message: &Message) -> bool {
+    let by = message.headers.as_ref().and_then(|it| it.get(SENT_ON_BY));
+    by.is_some_and(|by| by.as_str() == shared.instance.as_str())
 }
 
 /// What came in.
@@ -166,7 +190,8 @@ async fn send_on(shared: &Shared, message: Message) {
         headers,
         ..
     } = message;
-    let headers = headers.unwrap_or_default();
+    let mut headers = headers.unwrap_or_default();
+    headers.insert(SENT_ON_BY, shared.instance.as_str());
     let client = &shared.nats.client;
     let sent = async {
         match reply {

@@ -6,7 +6,7 @@ use crate::partition::{Notice, Record};
 use crate::sequencer::{Ask, Lookup, Outcome, Publish, Read, Request, Stop};
 use crate::shared::Shared;
 use async_nats::{HeaderMap, Message};
-use chassis::nats::{ApiError, PublishError, StoredMessage};
+use chassis::nats::{ApiError, PublishError, RequestError, StoredMessage};
 use chassis::telemetry::{TraceId, with_trace};
 use chassis::topology::LOG_STREAM;
 use futures_util::future::BoxFuture;
@@ -149,7 +149,7 @@ pub(super) fn read_tail(
 ) -> BoxFuture<'static, Event> {
     Box::pin(async move {
         shared.metrics.leader_reads_total.inc();
-        let tail = tail(&shared, partition, read.after).await;
+        let tail = proven_tail(&shared, partition, read.after).await;
         if let Err(error) = &tail {
             tracing::warn!(
                 partition = partition.number(),
@@ -159,6 +159,21 @@ pub(super) fn read_tail(
         }
         Event::Tail(read.id, tail.ok())
     })
+}
+
+/// The tail, from a leader that nobody had replaced yet when it was read: what it does not have proves
+/// something.
+async fn proven_tail(
+    shared: &Shared,
+    partition: Partition,
+    after: StreamSeq,
+) -> Result<Vec<Record>, ApiError> {
+    let tail = tail(shared, partition, after).await?;
+    let is_replicated = shared.view.borrow().is_replicated;
+    if is_replicated && !shared.nats.leader_is_proven(LOG_STREAM).await? {
+        return Err(ApiError::Unavailable(RequestError::Timeout));
+    }
+    Ok(tail)
 }
 
 async fn tail(
