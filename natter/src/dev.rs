@@ -17,15 +17,16 @@ mod supervisor;
 mod tools;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use history::config::DatabaseArgs;
+use serde::Serialize;
+use serde_json::json;
 use tokio::time::Instant;
 
-use self::banner::State;
 use self::broker_users::BrokerUsers;
 use self::layout::Layout;
 use self::ports::Claim;
@@ -109,10 +110,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.prepare {
         return Ok(ExitCode::SUCCESS);
     }
-    let state_file = prepared.layout.state_file();
+    let layout = &prepared.layout;
+    let files = [
+        layout.state_file(),
+        layout.servers_file(),
+        layout.users_file(),
+    ];
     let mut supervisor = Supervisor::new(&prepared.layout)?;
     let outcome = live(&args, &prepared, &mut supervisor, started_at).await;
-    for path in [state_file, prepared.layout.users_file()] {
+    for path in files {
         // It may never have been written.
         drop(std::fs::remove_file(path));
     }
@@ -176,6 +182,8 @@ async fn live(
         Ok(migrated) => migrated?,
         Err(ended) => return Ok(ended),
     }
+    let servers = json!({"nats_url": nats.url, "database_url": database.url});
+    write_whole(&prepared.layout.servers_file(), &servers)?;
     let plan = services::Plan::new(args, &prepared.layout, &nats.url, &database.url)?;
     for spec in plan.specs(nats.users.as_ref())? {
         supervisor.add(spec);
@@ -185,7 +193,7 @@ async fn live(
     }
     supervisor.all_ready();
     let state = plan.state();
-    write_state(&prepared.layout, &state)?;
+    write_whole(&prepared.layout.state_file(), &state)?;
     banner::print(
         &state,
         &prepared.layout.data,
@@ -278,9 +286,8 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 /// Written aside and moved, so that who waits for it never reads half of it.
-fn write_state(layout: &Layout, state: &State) -> anyhow::Result<()> {
-    let path = layout.state_file();
+fn write_whole(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     let aside = path.with_extension("new");
-    std::fs::write(&aside, serde_json::to_vec_pretty(state)?)?;
-    std::fs::rename(&aside, &path).with_context(|| format!("write {}", path.display()))
+    std::fs::write(&aside, serde_json::to_vec_pretty(value)?)?;
+    std::fs::rename(&aside, path).with_context(|| format!("write {}", path.display()))
 }

@@ -51,7 +51,7 @@ impl ServersArgs {
         if let Some(url) = given {
             return Ok(url.clone());
         }
-        let file = self.data.join("run").join("dev.json");
+        let file = self.data.join("run").join("servers.json");
         let text = std::fs::read(&file).with_context(|| {
             format!(
                 "no address is given and no `natter dev` runs (read {})",

@@ -3,7 +3,7 @@
 
 use protocol::RoomId;
 use serde_json::{Value, json};
-use tests::program::{Said, run};
+use tests::program::{Said, natter, run};
 use tests::{PATIENCE, Part, Report, Socket, Stack, User, eventually, message};
 
 /// Numbers that a room leaves out.
@@ -245,4 +245,33 @@ async fn records(stack: &Stack) -> u64 {
         .await
         .expect("there is a log");
     stream.cached_info().state.messages
+}
+
+#[tokio::test]
+async fn natter_dev_that_finds_its_store_lost_waits_for_a_reseed() {
+    let mut stack = Stack::builder().separate().start().await;
+    let mut alice = stack.user("alice").await;
+    let room = alice.creates_room("ops").await;
+    says(&mut alice, &room, "before").await;
+    let archived = check_dense(&alice.archive(&room).await);
+    stack.stops().await;
+    std::fs::remove_dir_all(stack.data().join("nats/store")).expect("the broker's store is there");
+    let data = stack.data().display().to_string();
+    // It is ready only when history follows the log, and that is only when somebody has decided.
+    let decides = async {
+        eventually(PATIENCE, async || {
+            let said = run(natter(&["reseed", "--data", &data])).await;
+            if said.code == Some(0) {
+                Ok(())
+            } else {
+                Err(said)
+            }
+        })
+        .await;
+    };
+    tokio::join!(stack.starts_again(), decides);
+    let mut alice = stack.user("alice").await;
+    let (_, seq) = says(&mut alice, &room, "after").await;
+    assert_eq!(seq, archived + SKIPPED + 1);
+    check_dense(&alice.archive(&room).await);
 }

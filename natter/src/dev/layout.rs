@@ -65,6 +65,7 @@ impl Layout {
         }
         // Left by one that was killed; whoever waits for it must not take ours for ready.
         drop(std::fs::remove_file(layout.state_file()));
+        drop(std::fs::remove_file(layout.servers_file()));
         Ok(layout)
     }
 
@@ -81,6 +82,12 @@ impl Layout {
     /// Addresses of everything, for programs; there exactly while all is ready.
     pub(crate) fn state_file(&self) -> PathBuf {
         self.runs().join("dev.json")
+    }
+
+    /// Where broker and database are, from when they run: before the services are ready, and should they
+    /// never be.
+    pub(crate) fn servers_file(&self) -> PathBuf {
+        self.runs().join("servers.json")
     }
 
     /// Names and passwords of the private broker's users.
