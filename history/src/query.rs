@@ -146,6 +146,11 @@ async fn read(
     read: &ReadCommand,
     terms: Terms,
 ) -> Result<Box<RawValue>, Failure> {
+    // Whoever asks need not take the answer, and it waits in a gateway until then.
+    let terms = Terms {
+        bytes_max: terms.bytes_max.min(limits::PAGE_BYTES_MAX),
+        ..terms
+    };
     match read {
         ReadCommand::History { .. } | ReadCommand::Thread { .. } => {
             page(snapshot, viewer, read, terms).await

@@ -42,6 +42,8 @@ pub const DELETE_RANGES_MAX: usize = 200;
 pub const REVISIONS_MAX: u32 = 1_000;
 /// Entries of one page of a read. A larger wish is answered with this many.
 pub const PAGE_MAX: u32 = 100;
+/// Bytes of one page, beyond which it ends early and says `more`; one entry is always given. Four of them fill half the queue of a socket that takes nothing, and a hundred messages of common length fit.
+pub const PAGE_BYTES_MAX: usize = 32 * 1024;
 /// Entries of a page if the client does not say.
 pub const PAGE_DEFAULT: u32 = 50;
 /// `win.rooms` at most: rooms that carry a timeline in `hello`. A larger wish counts as this many.
@@ -78,7 +80,7 @@ pub const SILENCE_MAX_MS: i64 = 60_000;
 pub const TOKEN_NOTICE_MS: i64 = 120_000;
 /// Bytes queued for one socket; beyond, it is marked lagged and catches up from the log.
 pub const SOCKET_QUEUE_BYTES_MAX: usize = 256 * 1024;
-/// A socket that takes nothing for this long is closed with 4002.
+/// A socket that takes nothing for this long is cut off; the close frame could not be delivered either.
 pub const SOCKET_STALLED_MS: i64 = 15_000;
 /// Sockets of one user at one gateway; the next is closed with 4505.
 pub const USER_SOCKETS_MAX: usize = 32;

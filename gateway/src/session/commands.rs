@@ -16,10 +16,6 @@ use protocol::request::{Accepted, CommandResult};
 use protocol::{ErrorCode, Refusal, RoomId, Timestamp};
 use serde::Serialize;
 
-/// Reads of one socket that history works on at once: each answer may be large, and all of them
-/// wait for the same slow socket. The others wait here, as they came.
-const READS_AT_ONCE: usize = 4;
-
 /// The writes of one text message, by room.
 #[derive(Default)]
 struct Batches {
@@ -270,12 +266,13 @@ impl Session {
 
     /// Asks history for the next reads, as long as their answers will find room.
     pub(super) fn start_reads(&mut self, outside: &dyn Outside) {
-        while !self.reads.is_empty() && !self.outbox.is_paced() {
+        while !self.reads.is_empty() {
             let running = self
                 .purposes
                 .values()
                 .filter(|purpose| matches!(purpose, Purpose::Read(_)));
-            if running.count() >= READS_AT_ONCE {
+            // Their answers have no other bound. The others wait here, as they came.
+            if !self.outbox.takes_pages(running.count() + 1) {
                 return;
             }
             let (Some(viewer), Some((id, read))) = (self.viewer(), self.reads.pop_front()) else {

@@ -1,7 +1,7 @@
 //! What waits to be written to one socket, counted in bytes.
 
 use bytestring::ByteString;
-use protocol::limits::SOCKET_QUEUE_BYTES_MAX;
+use protocol::limits::{PAGE_BYTES_MAX, SOCKET_QUEUE_BYTES_MAX};
 use std::collections::VecDeque;
 
 /// A catch-up fills the queue only so far, so that the live feed has room behind it.
@@ -33,6 +33,12 @@ impl Outbox {
     #[must_use]
     pub(super) fn is_paced(&self) -> bool {
         self.bytes >= PACE_BYTES
+    }
+
+    /// Whether so many pages of a read may come whenever they are ready: half the queue is theirs.
+    #[must_use]
+    pub(super) fn takes_pages(&self, count: usize) -> bool {
+        self.bytes + count * PAGE_BYTES_MAX <= PACE_BYTES
     }
 
     /// Queues a frame, whatever the bound says: what has no bound of its own asks first.
