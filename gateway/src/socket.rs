@@ -42,8 +42,11 @@ const DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes read at once; a worker's sockets share the buffer.
 const READ_BYTES: usize = 16 * 1024;
 /// Between two looks at whether a peer with a full connection takes anything.
-const STALL_CHECK: Duration = Duration::from_secs(3);
-const STALLED: Duration = Duration::from_millis(SOCKET_STALLED_MS.unsigned_abs());
+const STALL_CHECK: Duration = Duration::from_secs(1);
+/// A peer that took something is found out at the next look, so one that takes nothing is cut off a
+/// little before the time that is promised, and not after it.
+const STALLED: Duration = Duration::from_millis(SOCKET_STALLED_MS.unsigned_abs())
+    .saturating_sub(STALL_CHECK.saturating_mul(3));
 
 thread_local! {
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());

@@ -23,6 +23,7 @@ mod late;
 mod limits;
 mod load;
 mod membership;
+mod memory;
 mod outage;
 mod reads;
 mod resume;
