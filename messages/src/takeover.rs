@@ -90,7 +90,10 @@ pub(crate) async fn take_over(
         start_sequence: origin.above.next().0,
     };
     if log.last > origin.above {
-        replay(&consumer(&stream, partitions, from).await?, &mut sequencers).await?;
+        let consumer = consumer(&stream, partitions, from).await?;
+        let read = replay(&consumer, &mut sequencers).await;
+        forget(shared, &stream, &consumer);
+        read?;
     }
     let read_ms = since.elapsed().as_millis();
     finish(shared, &mut sequencers, view).await?;
@@ -151,6 +154,7 @@ async fn origin(
         let from = DeliverPolicy::ByStartTime { start_time };
         let consumer = consumer(stream, partitions, from).await?;
         let by_time = StreamSeq(consumer.cached_info().delivered.stream_sequence);
+        forget(shared, stream, &consumer);
         by_time.min(cursor).max(before_all)
     } else {
         before_all.max(StreamSeq(log.last.0.saturating_sub(BLIND_RECORDS_MAX)))
@@ -183,6 +187,19 @@ async fn consumer(
         stream.create_consumer(config),
     )
     .await
+}
+
+/// Has the broker forget a consumer, beside everything else.
+///
+/// It would by itself, after half a minute; but a stream has only so many, and a rolling restart of many
+/// processes makes one after the other.
+fn forget(shared: &Shared, stream: &Stream, consumer: &Consumer<pull::OrderedConfig>) {
+    let (stream, name) = (stream.clone(), consumer.cached_info().name.clone());
+    shared.tasks.spawn("forget", async move {
+        if let Err(error) = timed("deleting a consumer", stream.delete_consumer(&name)).await {
+            tracing::debug!(%error, "a consumer of the log is left to the broker");
+        }
+    });
 }
 
 /// Folds everything that the consumer has now.

@@ -180,7 +180,7 @@ impl Bench {
         assert!(status.success(), "{status}\n{out}\n{said}");
         let report: Value = serde_json::from_str(&out).expect("a report");
         let audit = report["audit"].as_object().expect("it judges");
-        for what in ["lost", "duplicated", "gaps", "order"] {
+        for what in ["lost", "duplicated", "gaps", "disorder"] {
             println!("{what}: {:?}", audit.get(what));
         }
         let faults: Vec<_> = audit

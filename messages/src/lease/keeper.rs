@@ -30,6 +30,9 @@ const GOODBYE: Duration = Duration::from_secs(4);
 /// Between two attempts to take a partition that was found unusable.
 const STOPPED_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long a takeover waits for others that come at the same time, to read their tails together.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// How long whoever handed a partition over leaves it to whom it belongs to.
 const HANDED_OVER_PAUSE: Duration = Duration::from_secs(3);
 
@@ -37,6 +40,8 @@ const HANDED_OVER_PAUSE: Duration = Duration::from_secs(3);
 pub(super) enum Heard {
     Opened(Partition, Instant),
     Ended(Partition, Ended),
+    /// A lease that was handed over, as we left it.
+    GivenBack(Partition, Option<u64>),
     /// Nobody listens; whether this process is the first in line for it.
     Silent(Partition, bool),
     /// Those of `asked` that have no owner any more.
@@ -80,6 +85,9 @@ pub(crate) struct Standing {
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
     held: BTreeMap<Partition, Held>,
+    /// Held, and about to be taken over together.
+    starting: BTreeMap<Partition, Orders>,
+    start_at: Option<Instant>,
     alive_revision: u64,
     free_since: BTreeMap<Partition, Instant>,
     not_before: BTreeMap<Partition, Instant>,
@@ -104,6 +112,8 @@ impl Keeper {
         Self {
             shared,
             held: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            start_at: None,
             alive_revision: 0,
             free_since: BTreeMap::new(),
             not_before: BTreeMap::new(),
@@ -132,6 +142,7 @@ impl Keeper {
                     self.sweep().await;
                     next_sweep = Instant::now() + SWEEP;
                 }
+                () = due(self.start_at) => self.launch(),
                 Some(heard) = self.receiver.recv() => self.hear(heard).await,
                 Some(hint) = hints.next() => {
                     if let Ok(Subject::Hint(partition)) = Subject::parse(&hint.subject) {
@@ -141,6 +152,7 @@ impl Keeper {
             }
             self.show();
         }
+        self.launch();
         self.say_goodbye().await;
     }
 
@@ -160,6 +172,11 @@ impl Keeper {
                 }
             }
             Heard::Ended(partition, why) => self.ended(partition, why).await,
+            Heard::GivenBack(partition, revision) => {
+                if let Some(left) = self.left.get_mut(&partition) {
+                    left.revision = revision;
+                }
+            }
             Heard::Probed(partition) => {
                 self.probing.remove(&partition);
             }
@@ -210,13 +227,17 @@ impl Keeper {
                 let until = Instant::now() + HANDED_OVER_PAUSE;
                 let revision = None;
                 self.left.insert(partition, Left { until, revision });
-                let revision = self.give_back(partition, held.revision).await;
-                self.left.insert(partition, Left { until, revision });
+                // Beside the keeper: many are handed over at once, and clients wait.
+                let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
+                self.shared.tasks.spawn("give-back", async move {
+                    let revision = give_back(&shared, partition, held.revision).await;
+                    tell(&sender, Heard::GivenBack(partition, revision)).await;
+                });
             }
             Ended::Stopped => {
                 let until = Instant::now() + STOPPED_PAUSE;
                 self.not_before.insert(partition, until);
-                self.give_back(partition, held.revision).await;
+                give_back(&self.shared, partition, held.revision).await;
             }
             Ended::Overtaken => {
                 // Somebody wrote; whether the lease is still ours tells who goes on.
@@ -234,23 +255,6 @@ impl Keeper {
         let not_before = self.not_before.get(&partition);
         let left = self.left.get(&partition);
         not_before.is_some_and(|until| now < *until) || left.is_some_and(|left| now < left.until)
-    }
-
-    /// Returns the lease's revision now.
-    async fn give_back(&self, partition: Partition, revision: u64) -> Option<u64> {
-        let key = partition.lease_key();
-        let revision = slot::release(&self.shared.nats, &key, revision).await;
-        // Whoever it belongs to need not wait for its next look.
-        let hint = Subject::Hint(partition).to_string();
-        let sent = self
-            .shared
-            .nats
-            .publish(hint, HeaderMap::new(), bytes::Bytes::new())
-            .await;
-        if let Err(error) = sent {
-            tracing::debug!(%error, "a hint could not be sent");
-        }
-        revision
     }
 
     /// Renews everything, reads the bucket, and acts by the plan.
@@ -368,19 +372,25 @@ impl Keeper {
 
     /// Takes partitions over whose leases are ours.
     fn start(&mut self, leases: Vec<(Partition, u64)>) {
-        if leases.is_empty() {
-            return;
-        }
-        let mut taken = BTreeMap::new();
         for (partition, revision) in leases {
             let orders = Orders::default();
-            taken.insert(partition, orders.clone());
+            self.starting.insert(partition, orders.clone());
             let held = Held {
                 revision,
                 orders,
                 opened: false,
             };
             self.held.insert(partition, held);
+            self.start_at.get_or_insert_with(|| Instant::now() + GATHER);
+        }
+    }
+
+    /// Begins the takeover of what has gathered.
+    fn launch(&mut self) {
+        self.start_at = None;
+        let taken = std::mem::take(&mut self.starting);
+        if taken.is_empty() {
+            return;
         }
         let (shared, sender) = (Arc::clone(&self.shared), self.sender.clone());
         self.shared.tasks.spawn("takeover", async move {
@@ -485,21 +495,61 @@ impl Keeper {
         }
         let until = Instant::now() + GOODBYE;
         while !self.held.is_empty() {
-            match tokio::time::timeout_at(until, self.receiver.recv()).await {
-                Ok(Some(Heard::Ended(partition, _))) => {
-                    if let Some(held) = self.held.remove(&partition) {
-                        self.give_back(partition, held.revision).await;
-                    }
-                }
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => break,
+            let Ok(Some(first)) = tokio::time::timeout_at(until, self.receiver.recv()).await else {
+                break;
+            };
+            // Most end at the same time, and the clients of each wait for its next owner.
+            let mut heard = vec![first];
+            while let Ok(next) = self.receiver.try_recv() {
+                heard.push(next);
             }
+            let ended: Vec<(Partition, u64)> = heard
+                .iter()
+                .filter_map(|heard| match heard {
+                    Heard::Ended(partition, _) => {
+                        let held = self.held.remove(partition)?;
+                        Some((*partition, held.revision))
+                    }
+                    Heard::Opened(..)
+                    | Heard::GivenBack(..)
+                    | Heard::Silent(..)
+                    | Heard::Orphans { .. }
+                    | Heard::Probed(_)
+                    | Heard::Got(..) => None,
+                })
+                .collect();
+            let shared = &self.shared;
+            let all = ended
+                .iter()
+                .map(|(partition, revision)| give_back(shared, *partition, *revision));
+            join_all(all).await;
         }
         for held in self.held.values() {
             held.orders.stop.cancel();
         }
         let key = slot::instance_key(&self.shared.instance);
         slot::release(&self.shared.nats, &key, self.alive_revision).await;
+    }
+}
+
+/// Gives a lease back; returns its revision then.
+async fn give_back(shared: &Shared, partition: Partition, revision: u64) -> Option<u64> {
+    let nats = &shared.nats;
+    let revision = slot::release(nats, &partition.lease_key(), revision).await;
+    // Whoever it belongs to need not wait for its next look.
+    let hint = Subject::Hint(partition).to_string();
+    let sent = nats.publish(hint, HeaderMap::new(), bytes::Bytes::new());
+    if let Err(error) = sent.await {
+        tracing::debug!(%error, "a hint could not be sent");
+    }
+    revision
+}
+
+/// Returns when it is time; never, if it is not set.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
