@@ -225,7 +225,7 @@ async fn stalled_readers_cost_a_bound_are_freed_and_others_lose_nothing() {
 const ASKED: usize = 64;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_takes_cost_a_bound_too() {
+async fn stalled_readers_that_asked_for_pages_cost_a_bound_too() {
     let sockets = either(20, 400);
     let stack = lean().await;
     let mut alice = stack.user("alice").await;
@@ -294,7 +294,7 @@ async fn streams(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_that_declare_too_much_are_not_buffered() {
+async fn oversized_frames_are_not_buffered() {
     let sockets = either(50, 1_000);
     let stack = lean().await;
     let mut alice = stack.user("alice").await;
@@ -329,6 +329,28 @@ async fn frames_that_declare_too_much_are_not_buffered() {
             1 => Ok(()),
             other => Err(other),
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_gateway_refuses_one_more_socket_until_there_is_room() {
+    let stack = Stack::builder()
+        .env("NATTER_GATEWAY_CONNECTIONS_MAX", "3")
+        .start()
+        .await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(Socket::open(stack.socket_url()).await);
+    }
+    let refused = Socket::open_with(stack.socket_url(), &[]).await;
+    assert_eq!(refused.err(), Some(503));
+    let page = Request::get(stack.at("/healthz")).send().await;
+    assert_eq!(page.status, 200, "HTTP has connections of its own");
+    open.pop().expect("three are open").closes().await;
+    eventually(PATIENCE, async || {
+        let again = Socket::open_with(stack.socket_url(), &[]).await;
+        again.map(drop).map_err(|status| format!("still {status}"))
     })
     .await;
 }
