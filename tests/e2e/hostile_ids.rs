@@ -247,6 +247,7 @@ async fn an_owner_refuses_a_subject_that_is_none_of_a_command() {
         refused += 1;
     }
     assert!(refused > 60, "only {refused} of {asked} reached the owner");
+    alice.has_reached(&room, 3).await;
     assert_eq!(alice.archive(&room).await.len(), 3);
 }
 
@@ -272,6 +273,7 @@ async fn a_command_on_the_subject_of_another_partition_is_not_carried_out() {
         let code = &wrong["results"][0]["err"]["code"];
         assert_eq!(code, "bad_request", "{other}: {wrong}");
     }
+    alice.has_reached(&room, 3).await;
     assert_eq!(alice.archive(&room).await.len(), 3);
 }
 
