@@ -27,6 +27,8 @@ use tokio::time::Instant;
 
 /// How long a batch may take.
 const BATCH_WITHIN: Duration = Duration::from_millis(REQUEST_WITHIN_MS.unsigned_abs());
+/// How soon to try again after that.
+const LATE_RETRY_MS: u64 = 200;
 /// How long the counts for a read mark may take.
 const COUNTS_WITHIN: Duration = Duration::from_secs(2);
 /// Between two attempts while a partition has no owner.
@@ -209,11 +211,11 @@ impl Shared {
                 Err(
                     RequestError::NoResponders | RequestError::Timeout | RequestError::Disconnected,
                 ) => {
-                    return Err(Refusal::plain(ErrorCode::Timeout));
+                    return Err(late());
                 }
                 Err(error @ (RequestError::Invalid(_) | RequestError::Failed(_))) => {
                     tracing::error!(trace.id = %trace, %error, "a batch could not be sent");
-                    return Err(Refusal::plain(ErrorCode::Timeout));
+                    return Err(late());
                 }
             }
         }
@@ -288,6 +290,12 @@ impl Shared {
         // The owner's answer has told a position at or behind it.
         Ok(self.at_least(StreamSeq(0)))
     }
+}
+
+/// The outcome is unknown. Whoever waited that long need not wait long once more: it may be a new owner
+/// that answers now.
+fn late() -> Refusal {
+    Refusal::plain(ErrorCode::Timeout).after_ms(LATE_RETRY_MS)
 }
 
 /// One result per command, or the one refusal that an owner gives a batch that it has not read: it is
