@@ -1,11 +1,15 @@
 //! The simulator: the real cores under crashes, rival writers, lost and late answers.
 //!
+//! Two worlds: here, many rival owners of one partition, at close range; in [`system`], all cores of
+//! the whole system together.
+//!
 //! A seed decides everything: which of several rival owners of one partition gets which command, what
 //! the broker and history answer and when, who crashes, whose clock is wrong, what clients send again.
 //! At the end the log is judged from the outside by [`check`]. Then the weather clears, and everything
 //! that clients still wait for must be answered.
 //!
-//! `SIM_SEED=n cargo nextest run -p tests --test sim replay` runs one seed and says what happened.
+//! `SIM_SEED=n cargo nextest run -p tests --test sim replay --no-capture` runs one seed in both and says
+//! what happened; `SIM_TRACE=1` prints every packet. Seeds that found something are kept ([`corpus`]).
 //! Planted faults are lies of the shell around the cores ([`faults`]): each must be caught.
 //!
 //! What is assumed, as the design does: clocks of owners within ten seconds of the broker's; a client

@@ -24,7 +24,7 @@ use faults::Fault;
 use world::World;
 
 /// Steps of one seed before the weather clears.
-const STEPS: u32 = 220;
+const STEPS: u32 = 100;
 
 /// What happened in some seeds.
 #[derive(Clone, Copy, Debug, Default)]

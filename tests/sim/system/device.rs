@@ -90,8 +90,6 @@ pub struct Device {
     pub dies: Option<Death>,
     /// The last event shown, by room.
     pub seen: BTreeMap<RoomId, Seq>,
-    /// The same, of rooms that are gone too.
-    pub ever: BTreeMap<RoomId, Seq>,
     /// Messages it was asked to send, in order.
     pub asked: Vec<Asked>,
     /// Its own messages in the log.
@@ -104,6 +102,8 @@ pub struct Device {
     pub counts: Counts,
     saved_last: BTreeMap<RoomId, Seq>,
     cursor: StreamSeq,
+    /// The cursor of the youngest hello.
+    opened_with: StreamSeq,
     next: u64,
     fault: Option<Fault>,
 }
@@ -119,7 +119,6 @@ impl Device {
             store: Store::memory(),
             dies: None,
             seen: BTreeMap::new(),
-            ever: BTreeMap::new(),
             asked: Vec::new(),
             own: Vec::new(),
             acked: BTreeMap::new(),
@@ -127,6 +126,7 @@ impl Device {
             counts: Counts::default(),
             saved_last: BTreeMap::new(),
             cursor: StreamSeq(0),
+            opened_with: StreamSeq(0),
             next: 0,
             fault,
         }
@@ -220,11 +220,6 @@ impl Device {
         for output in &outputs {
             self.see(output, stream)?;
         }
-        for (room, seq) in &self.seen {
-            if self.ever.get(room) != Some(seq) {
-                self.ever.insert(room.clone(), *seq);
-            }
-        }
         if dies == Some(Death::AfterStoring) {
             self.stop();
             return Ok(Vec::new());
@@ -275,7 +270,7 @@ impl Device {
         Ok(())
     }
 
-    /// A cursor never goes back, but where everything was told anew.
+    /// In one conversation a cursor never goes back.
     fn see_cursor(&mut self, text: &str) -> Result<(), String> {
         let cursor = Cursor::parse(text).map_err(|error| error.to_string())?;
         let before = std::mem::replace(&mut self.cursor, cursor.position);
@@ -318,6 +313,8 @@ impl Device {
             Update::Hello(hello) => {
                 if hello.resumed {
                     self.counts.resumes += 1;
+                    // Another gateway may be behind the one before, but never behind what it was told.
+                    self.cursor = self.cursor.min(self.opened_with);
                 } else {
                     self.counts.anew += u64::from(self.cursor > StreamSeq(0));
                     self.cursor = StreamSeq(0);
@@ -416,6 +413,11 @@ impl Device {
 
     fn waiting(&mut self) -> Vec<Entry> {
         self.store.load().expect("memory can be read").outbox
+    }
+
+    /// A hello goes out.
+    pub fn greets(&mut self) {
+        self.opened_with = self.cursor;
     }
 
     /// A link is gone: what was told there is no promise of another gateway.

@@ -26,9 +26,8 @@ pub struct Heard {
 pub struct Listener<'a> {
     /// The user.
     pub user: &'a UserId,
-    /// The last event that the device has shown, by room, be it gone since: a resume goes on where the
-    /// cursor is, and that may be before.
-    pub ever: &'a BTreeMap<RoomId, Seq>,
+    /// The last event that the device has shown, by room.
+    pub seen: &'a BTreeMap<RoomId, Seq>,
     /// Whether the device shows what it is told; one that follows everything first fetches what was
     /// before, so it may have shown less than it was told.
     pub shows_as_told: bool,
@@ -102,7 +101,7 @@ impl Heard {
         inside(room, seq, listener, stream)?;
         let before = self.last.insert(room.clone(), seq);
         let forgives_resumes = listener.forgives_gaps || !listener.shows_as_told;
-        match (before, listener.ever.get(room)) {
+        match (before, listener.seen.get(room)) {
             (Some(before), _) if seq <= before => Err("an event for the second time"),
             (Some(before), _) if seq > before.next() && !listener.forgives_gaps => {
                 Err("an event behind a gap")
@@ -111,7 +110,8 @@ impl Heard {
             (None, Some(seen)) if seq > seen.next() && !forgives_resumes => {
                 Err("an event behind a gap after a resume")
             }
-            // A membership that ended before its room could be told is told by its end alone.
+            // A membership that ended is told by its end to whoever does not know the room: its state
+            // was not told yet, or its end was told before.
             (None, None) if stream.lasts(room, listener.user, seq) => {
                 Err("an event of a room that it was not told")
             }

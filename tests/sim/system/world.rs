@@ -304,7 +304,7 @@ impl World {
         }
         let mut what = String::new();
         for round in 0..CALM_ROUNDS {
-            self.now_ms += if round < 400 { 20 } else { 200 };
+            self.now_ms += if round < 80 { 20 } else { 250 };
             self.run_owners(round)?;
             self.tables.apply_all(&self.stream, self.fault)?;
             for _ in 0..self.packets.len().min(40) {

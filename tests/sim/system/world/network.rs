@@ -148,6 +148,7 @@ impl World {
         gateway.open(now_ms, socket);
         (state.open, state.life, state.socket) = (true, gateway.life, socket);
         let device = &mut self.devices[index];
+        device.greets();
         let (now, token) = (device.now(now_ms), device.user.to_string());
         if let Some(core) = &mut device.core {
             core.handle_opened(link, &token, now);
@@ -188,7 +189,7 @@ impl World {
         let device = &mut self.devices[index];
         let listener = Listener {
             user: &device.user,
-            ever: &device.ever,
+            seen: &device.seen,
             shows_as_told: device.follow == Follow::Timeline,
             forgives_gaps,
         };
