@@ -16,10 +16,10 @@ const KILLED_MS_MAX: u64 = 1_000;
 const ASKED_MS_MAX: u64 = 250;
 const FROZEN_MS_MAX: u64 = 5_000;
 
-/// Two owners that both have their share, and people who talk: about 130 messages a second.
+/// Two owners that both have their share, and people who talk: about 80 messages a second.
 ///
 /// A takeover reads what is younger than a minute, and here not more, or each round would have more to
-/// read than the one before: about 8,000 events of all partitions. How long the 100,000 of the promise
+/// read than the one before: about 5,000 events of all partitions. How long the 100,000 of the promise
 /// take depends on the build.
 async fn two_owners() -> (Stack, Twin, Choir) {
     let stack = unhurried()

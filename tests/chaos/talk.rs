@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Between two messages of one speaker.
-const PACE: Duration = Duration::from_millis(500);
+const PACE: Duration = Duration::from_millis(800);
 /// A command that is not stored by then fails the test.
 const GIVES_UP: Duration = Duration::from_secs(30);
 
