@@ -104,7 +104,7 @@ async fn a_run_with_readers_that_lag_ends_with_zeros() {
         "--observers",
         "2",
         "--messages",
-        "300",
+        "120",
         "--rate",
         "0",
         "--slow",
