@@ -1,7 +1,7 @@
 //! Many seeds of the whole system, and one fault at a time.
 
 use super::faults::Fault;
-use super::{Summary, run};
+use super::{STEPS, STEPS_KEPT, Summary, run};
 use crate::corpus;
 
 /// Seeds of the whole run in a test, and in a soak.
@@ -13,10 +13,10 @@ const CHUNK: u64 = 250;
 /// Seeds within which a planted fault must show.
 const FAULT_SEEDS: u64 = 3_000;
 
-fn run_or_panic(seed: u64, total: &mut Summary) {
-    match run(seed, None) {
+fn run_or_panic(seed: u64, steps: u32, total: &mut Summary) {
+    match run(seed, None, steps) {
         Ok(summary) => total.add(&summary),
-        Err(what) => panic!("SIM_SEED={seed} (system): {what}"),
+        Err(what) => panic!("SIM_SEED={seed} SIM_STEPS={steps} (system): {what}"),
     }
 }
 
@@ -30,7 +30,7 @@ fn seeds(slice: u64) {
     let part = format!("sim.{slice}");
     for round in tests::Rounds::of(&part, chunks(SEEDS.0), chunks(SEEDS.1)) {
         for seed in round * CHUNK..(round + 1) * CHUNK {
-            run_or_panic(seed * SLICES + slice, &mut total);
+            run_or_panic(seed * SLICES + slice, STEPS, &mut total);
             count += 1;
         }
     }
@@ -86,7 +86,8 @@ fn enough(total: &Summary, seeds: u64) {
 fn seeds_that_found_something_once_find_nothing_now() {
     let mut total = Summary::default();
     for seed in corpus::seeds("system") {
-        run_or_panic(seed, &mut total);
+        run_or_panic(seed, STEPS_KEPT, &mut total);
+        run_or_panic(seed, STEPS, &mut total);
     }
 }
 
@@ -111,7 +112,7 @@ slices! {
 }
 
 /// Runs what `SIM_SEED` names: one seed, or a range `from..to`, in which all that fail are told; with the
-/// planted fault that `SIM_FAULT` names.
+/// planted fault that `SIM_FAULT` names, for `SIM_STEPS`.
 #[test]
 fn replay() {
     let Ok(text) = std::env::var("SIM_SEED") else {
@@ -121,6 +122,7 @@ fn replay() {
         let named = ALL.iter().find(|fault| format!("{fault:?}") == name);
         *named.expect("SIM_FAULT is a fault")
     });
+    let steps = std::env::var("SIM_STEPS").map_or(STEPS, |steps| steps.parse().unwrap());
     let (from, to) = match text.split_once("..") {
         Some((from, to)) => (from.parse().unwrap(), to.parse().unwrap()),
         None => {
@@ -130,7 +132,7 @@ fn replay() {
     };
     let (mut total, mut failed) = (Summary::default(), 0);
     for seed in from..to {
-        match std::panic::catch_unwind(|| run(seed, fault)) {
+        match std::panic::catch_unwind(|| run(seed, fault, steps)) {
             Ok(Ok(summary)) => total.add(&summary),
             Ok(Err(what)) => {
                 failed += 1;
@@ -150,7 +152,7 @@ fn replay() {
 fn is_caught(fault: Fault) {
     for seed in 0..FAULT_SEEDS {
         // The cores' own assertions count: they stop a part before it does harm.
-        let what = match std::panic::catch_unwind(|| run(seed, Some(fault))) {
+        let what = match std::panic::catch_unwind(|| run(seed, Some(fault), STEPS)) {
             Ok(Ok(_)) => continue,
             Ok(Err(what)) => what,
             Err(_) => "an assertion stopped a part".to_owned(),
