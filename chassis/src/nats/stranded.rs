@@ -1,6 +1,6 @@
 //! Leaves a server of a cluster that has been cut off from the others.
 //!
-//! Such a server keeps its clients and says nothing: only JetStream does not answer through it. After
+//! Such a server keeps its clients and says nothing; only the log has no leader any more that it can name. After
 //! longer than any election takes, another server is tried. With one server there is nowhere to go.
 
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Nats;
+use super::stream::NO_STREAM;
 
 /// Between two looks.
 const CHECK: Duration = Duration::from_secs(2);
@@ -30,7 +31,11 @@ impl Nats {
         let mut silent_since: Option<Instant> = None;
         loop {
             tokio::time::sleep(CHECK).await;
-            if !self.is_connected() || self.stream_state(LOG_STREAM).await.is_ok() {
+            // Through a server that was cut off the log's state is told too, but without a leader.
+            let led = self.leader_is_proven(LOG_STREAM).await;
+            // Before messages has made it there is no log.
+            let led = led.unwrap_or_else(|error| error.is(NO_STREAM));
+            if led || !self.is_connected() {
                 silent_since = None;
                 continue;
             }
@@ -47,7 +52,7 @@ impl Nats {
         let old = self.server();
         tracing::warn!(
             server = old.as_deref().unwrap_or_default(),
-            "JetStream does not answer through this server; trying another one"
+            "the log has no leader at this server; trying another one"
         );
         for _ in 0..ATTEMPTS {
             let connects = self.connects();

@@ -98,6 +98,9 @@ struct Standing {
 
 #[derive(Deserialize)]
 struct Group {
+    /// A server that is cut off answers too, and names none.
+    #[serde(default)]
+    leader: String,
     #[serde(default)]
     replicas: Vec<Follower>,
 }
@@ -113,7 +116,7 @@ impl Group {
         let lately = |follower: &&Follower| Duration::from_nanos(follower.active) < HEARD_WITHIN;
         let heard = self.replicas.iter().filter(lately).count();
         // With the leader itself a majority of all.
-        heard >= self.replicas.len().div_ceil(2)
+        !self.leader.is_empty() && heard >= self.replicas.len().div_ceil(2)
     }
 }
 
@@ -426,11 +429,16 @@ mod tests {
     use super::*;
 
     fn is_proven(active_ms: &[u64]) -> bool {
+        is_proven_with("n1", active_ms)
+    }
+
+    fn is_proven_with(leader: &str, active_ms: &[u64]) -> bool {
         let follower = |ms: &u64| Follower {
             active: ms * 1_000_000,
         };
         let replicas = active_ms.iter().map(follower).collect();
-        Group { replicas }.is_proven()
+        let leader = leader.to_owned();
+        Group { leader, replicas }.is_proven()
     }
 
     #[test]
@@ -440,5 +448,6 @@ mod tests {
         assert!(!is_proven(&[2_600, 60_000]), "one of three");
         assert!(is_proven(&[10, 20, 9_000, 9_000]), "three of five");
         assert!(!is_proven(&[10, 9_000, 9_000, 9_000]), "two of five");
+        assert!(!is_proven_with("", &[10, 20]), "there is none");
     }
 }
