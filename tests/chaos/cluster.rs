@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use chassis::config::NatsArgs;
 use chassis::health::Health;
+use tests::program::run;
 use tests::{Cluster, Rounds, Stack, Weather, figure};
 use tokio::time::Instant;
 
@@ -66,7 +67,7 @@ impl Fault for CutOff {
 /// People talk, it happens, they go on, it ends; nothing may be wrong. Returns how many are stored and how
 /// long nothing was.
 async fn a_round(cluster: &mut Cluster, stack: &Stack, fault: impl Fault) -> (u64, Duration) {
-    let load = Load::begins(stack, &cluster.url(), MESSAGES, RATE);
+    let load = Load::begins(stack, MESSAGES, RATE);
     load.has_stored(BEFORE).await;
     let since = Instant::now();
     fault.begins(cluster).await;
@@ -74,10 +75,21 @@ async fn a_round(cluster: &mut Cluster, stack: &Stack, fault: impl Fault) -> (u6
     load.has_stored(at + AFTER).await;
     let stood = since.elapsed();
     fault.ends(cluster).await;
-    let stored = load.is_clean().await;
+    let (stored, rooms) = load.is_clean().await;
     cluster.is_current().await;
     stack.is_ready().await;
+    assert!(!rooms.is_empty());
+    for room in rooms {
+        is_proven(stack, &room).await;
+    }
     (stored, stood)
+}
+
+/// The room's chain is whole in the archive and in the log, and both are one.
+async fn is_proven(stack: &Stack, room: &str) {
+    let data = stack.data().display().to_string();
+    let said = run(stack.natter(&["verify", room, "--data", &data])).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

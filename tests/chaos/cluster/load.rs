@@ -23,15 +23,13 @@ pub(super) struct Load {
 
 impl Load {
     /// Begins with so many messages to be sent.
-    pub(super) fn begins(stack: &Stack, nats_url: &str, messages: usize, rate: usize) -> Self {
+    pub(super) fn begins(stack: &Stack, messages: usize, rate: usize) -> Self {
         let (messages, rate) = (messages.to_string(), rate.to_string());
         let url = stack.socket_url();
         let arguments = [
             "bench",
             "--url",
             url,
-            "--nats-url",
-            nats_url,
             "--rooms",
             "6",
             "--members",
@@ -84,8 +82,9 @@ impl Load {
         *self.acked.borrow()
     }
 
-    /// Waits until it ends, and its judge must have found nothing; returns how many are stored.
-    pub(super) async fn is_clean(mut self) -> u64 {
+    /// Waits until it ends, and its judge must have found nothing; returns how many are stored,
+    /// and in which rooms.
+    pub(super) async fn is_clean(mut self) -> (u64, Vec<String>) {
         let mut out = String::new();
         let mut stdout = self.child.stdout.take().expect("it was piped");
         let ended = async {
@@ -105,6 +104,14 @@ impl Load {
                 "{what}: {report}"
             );
         }
-        report["acked"].as_u64().expect("it counts")
+        let rooms = report["rooms"]
+            .as_array()
+            .expect("it names its rooms")
+            .iter();
+        let rooms = rooms
+            .filter_map(|room| room["room"].as_str())
+            .map(str::to_owned);
+        let acked = report["acked"].as_u64().expect("it counts");
+        (acked, rooms.collect())
     }
 }
