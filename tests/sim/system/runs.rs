@@ -152,7 +152,7 @@ fn replay() {
 fn is_caught(fault: Fault) {
     for seed in 0..FAULT_SEEDS {
         // The cores' own assertions count: they stop a part before it does harm.
-        let what = match std::panic::catch_unwind(|| run(seed, Some(fault), STEPS)) {
+        let what = match std::panic::catch_unwind(|| run(seed, Some(fault), STEPS_KEPT)) {
             Ok(Ok(_)) => continue,
             Ok(Err(what)) => what,
             Err(_) => "an assertion stopped a part".to_owned(),
