@@ -75,7 +75,7 @@ async fn a_round(cluster: &mut Cluster, stack: &Stack, fault: impl Fault) -> (u6
     load.has_stored(at + AFTER).await;
     let stood = since.elapsed();
     fault.ends(cluster).await;
-    let (stored, rooms) = load.is_clean().await;
+    let (stored, rooms) = load.ends_clean().await;
     cluster.is_current().await;
     stack.is_ready().await;
     assert!(!rooms.is_empty());

@@ -117,7 +117,7 @@ async fn what_was_stored_survives_a_power_loss() {
         assert_eq!(outage.lost, [], "it was stored, and is lost");
         stored += outage.stored.len();
         outage.talk.goes_on().await;
-        outage.talk.is_kept(&outage.stack).await;
+        outage.talk.ends_kept(&outage.stack).await;
     }
     figure("power_loss.stored", stored);
     figure("power_loss.lost", 0);

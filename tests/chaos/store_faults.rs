@@ -60,7 +60,7 @@ async fn nothing_was_promised_in_vain(stack: &Stack, nats_url: &str, talk: Talk)
     let stored = talk.stored();
     let (log, _) = messages_in_log(nats_url).await;
     assert_eq!(lost(&stored, &log), [], "told to be stored");
-    let count = talk.is_kept(stack).await;
+    let count = talk.ends_kept(stack).await;
     println!("{count} stored");
 }
 

@@ -131,7 +131,7 @@ impl Talk {
     }
 
     /// All end, and each room must hold just what was said in it, once and in order; how many there are.
-    pub(crate) async fn is_kept(self, stack: &Stack) -> usize {
+    pub(crate) async fn ends_kept(self, stack: &Stack) -> usize {
         self.end.send_replace(true);
         for speaker in self.speakers {
             speaker.await.expect("no speaker fails");

@@ -84,7 +84,7 @@ impl Load {
 
     /// Waits until it ends, and its judge must have found nothing; returns how many are stored,
     /// and in which rooms.
-    pub(super) async fn is_clean(mut self) -> (u64, Vec<String>) {
+    pub(super) async fn ends_clean(mut self) -> (u64, Vec<String>) {
         let mut out = String::new();
         let mut stdout = self.child.stdout.take().expect("it was piped");
         let ended = async {
