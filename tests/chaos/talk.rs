@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// Between two messages of one speaker.
-const PACE: Duration = Duration::from_millis(800);
+/// Between two attempts to come in.
+const PAUSE: Duration = Duration::from_millis(100);
 /// A command that is not stored by then fails the test.
 const GIVES_UP: Duration = Duration::from_secs(30);
 
@@ -57,8 +57,8 @@ pub(crate) struct Choir {
 }
 
 impl Choir {
-    /// One speaker in a room of each partition.
-    pub(crate) async fn sings(stack: &Stack, socket_url: &str) -> Self {
+    /// One speaker in a room of each partition, with so long a time between two messages.
+    pub(crate) async fn sings(stack: &Stack, socket_url: &str, pace: Duration) -> Self {
         let notes = Arc::new(Mutex::new(Notes::default()));
         let (end, ended) = watch::channel(false);
         // Sockets of one user are bounded: each voice is a user of its own.
@@ -72,6 +72,7 @@ impl Choir {
                 notes: Arc::clone(&notes),
                 ended: ended.clone(),
                 asked: 1,
+                pace,
             };
             tokio::spawn(voice.sings(name))
         });
@@ -162,6 +163,7 @@ struct Voice {
     notes: Arc<Mutex<Notes>>,
     ended: watch::Receiver<bool>,
     asked: u64,
+    pace: Duration,
 }
 
 impl Voice {
@@ -175,11 +177,11 @@ impl Voice {
         self.room = room.as_str().to_owned();
         let mut number = 0;
         // Not all at the same moment.
-        let step = PACE.mul_f64(f64::from(self.partition.number()) / 64.0);
+        let step = self.pace.mul_f64(f64::from(self.partition.number()) / 64.0);
         let mut next = Instant::now() + step;
         while !*self.ended.borrow() {
             tokio::time::sleep_until(next).await;
-            next = next.max(Instant::now() - PACE) + PACE;
+            next = next.max(Instant::now() - self.pace) + self.pace;
             let sent = Instant::now();
             let errors = self
                 .insists(&mut socket, message(&self.room, &text(number)))
@@ -205,7 +207,7 @@ impl Voice {
                 Ok(socket) => return socket,
                 Err(why) => assert!(since.elapsed() < GIVES_UP, "cannot come in: {why}"),
             }
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
