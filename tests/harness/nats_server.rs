@@ -201,6 +201,8 @@ impl Drop for Folder {
 
 /// The nats-server that `natter dev` would run: the fetched one, or the installed one.
 fn program() -> PathBuf {
+    // On a new machine this fetches it.
+    template::prepared();
     let fetched = std::fs::read_dir(template::tools()).into_iter().flatten();
     let scripts = fetched.filter_map(Result::ok).filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;

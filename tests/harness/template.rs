@@ -43,6 +43,15 @@ pub(crate) fn tools() -> PathBuf {
     )
 }
 
+/// Sees to it that everything that tests start is there.
+///
+/// # Panics
+///
+/// If it cannot be fetched or made.
+pub(crate) fn prepared() {
+    template(&base());
+}
+
 /// A new data folder, reachable for the user who runs the servers.
 ///
 /// # Panics
