@@ -13,8 +13,8 @@ use crate::eventually::{PATIENCE, eventually};
 use crate::port::Port;
 use crate::stack::{Part, Stack, send};
 
-/// Bytes of the disk. Streams without a message take a few hundred kilobytes.
-const DISK_BYTES: usize = 12 * 1024 * 1024;
+/// Bytes of the disk: more than a test writes that talks for a minute, so that only the ballast fills it.
+const DISK_BYTES: usize = 128 * 1024 * 1024;
 /// What the ballast leaves free: less than one large message of each partition.
 const LEFT_BYTES: usize = 1024 * 1024;
 

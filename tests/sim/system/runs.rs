@@ -61,7 +61,7 @@ fn enough(total: &Summary, seeds: u64) {
         ("batches that history had in part", world.overlaps, 60),
         ("gaps that were filled", gateways.filled, 150),
         ("gaps too large to be filled", gateways.jumps, 2),
-        ("workers that lost the feed", gateways.evicted, 5),
+        ("workers that lost the feed", gateways.evicted, 2),
         ("events shown", devices.shown, 1_600),
         ("commands acknowledged", devices.acked, 700),
         ("of them as repeats", devices.repeats, 60),
@@ -71,7 +71,7 @@ fn enough(total: &Summary, seeds: u64) {
         ("devices that started again", devices.restarts, 15),
         ("rooms that ended for their user", devices.gone, 25),
         ("sockets that lagged", devices.lagged, 5),
-        ("reads of what was told", devices.reads, 30),
+        ("reads of what was told", devices.reads, 15),
     ];
     for (what, count, floor) in floors {
         let least = floor * seeds / 100;
