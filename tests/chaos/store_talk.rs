@@ -4,6 +4,7 @@
 //! and in which order, is known exactly.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::DeliverPolicy;
@@ -17,6 +18,10 @@ use std::collections::BTreeMap;
 use tests::{PATIENCE, Stack, StackBuilder, User, eventually, message};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+/// Between two messages of one speaker, at least.
+const BREATH: Duration = Duration::from_millis(10);
 
 /// A rate that no test reaches.
 const UNLIMITED: &str = "1000000";
@@ -173,7 +178,11 @@ struct Speaker {
 impl Speaker {
     async fn speaks(mut self) {
         let mut number = 0;
+        // No faster than a debug build's history can follow: who comes must not wait for it.
+        let mut pace = tokio::time::interval(BREATH);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !*self.ended.borrow() {
+            pace.tick().await;
             let text = format!("message {number} {}", self.more);
             let ok = self.user.insists(message(&self.room, &text)).await;
             let ok = ok.unwrap_or_else(|err| panic!("message {number} is refused: {err}"));
