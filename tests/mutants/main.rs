@@ -95,7 +95,7 @@ impl Copy {
         }
         let (kind, filters) = match mutant.noticed_by {
             [kind @ "--lib", filters @ ..] => (vec![*kind], filters),
-            [kind @ "--test", name, filters @ ..] => (vec![*kind, *name], filters),
+            [kind @ ("--test" | "--bin"), name, filters @ ..] => (vec![*kind, *name], filters),
             other => panic!("{other:?} are no arguments of a mutant"),
         };
         let test = [&["test", "--package", mutant.package], &kind[..]].concat();

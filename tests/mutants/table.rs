@@ -115,7 +115,7 @@ pub const MUTANTS: &[Mutant] = &[
             old: "         \\x20 sync_interval: always\\n\\\n",
             new: "",
         }],
-        package: "tests",
-        noticed_by: &["--test", "chaos", "power::"],
+        package: "natter",
+        noticed_by: &["--bin", "natter", "nats_server::"],
     },
 ];
